@@ -1,0 +1,220 @@
+"""What one evaluation returns: a `Measurement` or a typed `Failure`, and the protocol that repeats until precise."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from autotune.errors import UsageError
+
+
+class FailureKind(enum.StrEnum):
+    """Why an evaluation gave no measurement. All but `INFRA` are learned from; `INFRA` is retried a bounded number of times."""
+
+    INVALID = "invalid"  # a constraint that the search space did not know
+    OOM = "oom"
+    TIMEOUT = "timeout"
+    CRASH = "crash"
+    NAN = "nan"
+    INFRA = "infra"  # the machine died, not the configuration
+
+
+class Failure(Exception):
+    """An evaluation that failed. Raise it from an evaluator, or pass it to `Study.tell`.
+
+    Args:
+        kind: one of `FailureKind`, as a member or as its text.
+        message: one sentence for the person who reads the study.
+    """
+
+    def __init__(self, kind: FailureKind | str, message: str = "") -> None:
+        try:
+            self.kind = FailureKind(kind)
+        except ValueError:
+            known = ", ".join(k.value for k in FailureKind)
+            raise UsageError(f"failure kind {kind!r} is unknown; use one of: {known}") from None
+        self.message = message
+        super().__init__(self.kind, message)
+
+    def __str__(self) -> str:
+        return f"{self.kind.value}: {self.message}" if self.message else self.kind.value
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measured quantity: the median of its samples and the half-width of that median's confidence interval.
+
+    `half_width` is None where the value was measured once or is exact, so that nothing is known of its noise.
+    """
+
+    value: float
+    half_width: float | None = None
+    samples: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The metrics of one evaluation by name (units live in names), and facts about it that are not metrics."""
+
+    metrics: Mapping[str, Metric]
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, returned: object, objectives: Sequence[str]) -> Measurement:
+        """Read whatever an evaluator may return: a number, a mapping of numbers, or a `Measurement`.
+
+        Raises:
+            UsageError: when the returned object is none of these, or lacks an objective.
+            Failure: of kind `nan` when an objective is not a finite number.
+        """
+        if isinstance(returned, Measurement):
+            measured = returned
+        elif isinstance(returned, Mapping):
+            measured = cls({str(name): _metric(str(name), value) for name, value in returned.items()})
+        elif isinstance(returned, (int, float, np.integer, np.floating)) and not isinstance(returned, bool):
+            if len(objectives) != 1:
+                raise UsageError(
+                    f"the evaluator returned one number, but the study has {len(objectives)} objectives "
+                    f"({', '.join(objectives)}); return a mapping with a value for each"
+                )
+            measured = cls({objectives[0]: Metric(float(returned))})
+        else:
+            raise UsageError(
+                f"the evaluator returned {type(returned).__name__}; return a number, a mapping of metric names to "
+                "numbers, or an autotune.Measurement"
+            )
+        for name in objectives:
+            if name not in measured.metrics:
+                known = ", ".join(measured.metrics) or "none"
+                raise UsageError(f"the evaluator returned no metric {name!r}, which is an objective; it returned: {known}")
+            if not math.isfinite(measured.metrics[name].value):
+                raise Failure(FailureKind.NAN, f"objective {name} is {measured.metrics[name].value}")
+        return measured
+
+    def values(self) -> dict[str, float]:
+        """The metric values alone."""
+        return {name: metric.value for name, metric in self.metrics.items()}
+
+
+def _metric(name: str, value: object) -> Metric:
+    if isinstance(value, Metric):
+        return value
+    if isinstance(value, (bool, int, float, np.integer, np.floating)):
+        return Metric(float(value))
+    raise UsageError(f"metric {name!r} is a {type(value).__name__}; a metric must be a number")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How often to repeat one measurement.
+
+    Attributes:
+        warmup: runs whose results are thrown away.
+        min_repeats: counted runs before precision is judged. Below six, no distribution-free 95 % interval of a median
+            exists, so a search for precision starts there.
+        max_repeats: the repeat budget.
+        target: wanted half-width of the median's interval, relative to the median. None measures `min_repeats` times.
+        confidence: of that interval.
+    """
+
+    warmup: int = 1
+    min_repeats: int = 6
+    max_repeats: int = 30
+    target: float | None = 0.02
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        if self.warmup < 0 or self.min_repeats < 1 or self.max_repeats < self.min_repeats:
+            raise UsageError(
+                f"repeats: warmup={self.warmup}, min_repeats={self.min_repeats}, max_repeats={self.max_repeats}; "
+                "warmup must be at least 0 and 1 <= min_repeats <= max_repeats"
+            )
+
+
+ONCE = Protocol(warmup=0, min_repeats=1, max_repeats=1, target=None)
+
+
+def median_interval(samples: npt.ArrayLike, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Distribution-free confidence interval of the median from order statistics.
+
+    The interval between the k-th smallest and the k-th largest of n samples covers the median with probability
+    ``1 - 2 * P(Binomial(n, 1/2) < k)`` (Conover, Practical Nonparametric Statistics, 3.2).
+
+    Args:
+        samples: shape ``(n,)``.
+        confidence: wanted coverage.
+
+    Returns:
+        ``(low, high, coverage)``. Below six samples the range is returned with the coverage that it really has.
+    """
+    ordered = np.sort(np.asarray(samples, dtype=float))
+    n = len(ordered)
+    # ppf gives the smallest k with P(X <= k) >= alpha/2, so k itself is the largest rank whose tail stays below alpha/2.
+    k = max(1, int(stats.binom.ppf((1 - confidence) / 2, n, 0.5)))
+    coverage = 1.0 - 2.0 * float(stats.binom.cdf(k - 1, n, 0.5))
+    return float(ordered[k - 1]), float(ordered[n - k]), max(0.0, coverage)
+
+
+def summarise(samples: Sequence[float], confidence: float = 0.95) -> Metric:
+    """Median, half-width of its interval (None for a single sample) and the samples themselves."""
+    values = [float(s) for s in samples]
+    if len(values) == 1:
+        return Metric(values[0], None, tuple(values))
+    low, high, _ = median_interval(values, confidence)
+    return Metric(float(np.median(values)), (high - low) / 2.0, tuple(values))
+
+
+def drift(samples: Sequence[float], significance: float = 0.01) -> float | None:
+    """Kendall's tau between a sample and its index where it is significant, else None (Mann's test for trend)."""
+    if len(samples) < 8 or len(set(samples)) == 1:
+        return None
+    tau, p_value = stats.kendalltau(np.arange(len(samples)), np.asarray(samples, dtype=float))
+    return float(tau) if p_value < significance else None
+
+
+def repeat(run: Callable[[], object], objectives: Sequence[str], protocol: Protocol) -> Measurement:
+    """Call `run` until every objective's median is known precisely enough, or the repeat budget is spent.
+
+    All samples are kept. `notes` says how often it ran, whether the target was missed (`noisy`) and whether a metric
+    drifted while it was measured (`drift`, Kendall's tau by metric).
+    """
+    for _ in range(protocol.warmup):
+        Measurement.of(run(), objectives)
+    runs: list[Measurement] = []
+    while len(runs) < protocol.max_repeats:
+        runs.append(Measurement.of(run(), objectives))
+        if len(runs) >= protocol.min_repeats and (
+            protocol.target is None or _relative_half_width(runs, objectives, protocol) <= protocol.target
+        ):
+            break
+    if len(runs) == 1:
+        return runs[0]
+    names = [name for name in runs[0].metrics if all(name in one.metrics for one in runs)]
+    series = {name: [one.metrics[name].value for one in runs] for name in names}
+    metrics = {name: summarise(values, protocol.confidence) for name, values in series.items()}
+    drifts = {name: tau for name, values in series.items() if (tau := drift(values)) is not None}
+    notes: dict[str, Any] = {**runs[-1].notes, "repeats": len(runs)}
+    if protocol.target is not None:
+        notes["noisy"] = _relative_half_width(runs, objectives, protocol) > protocol.target
+    if drifts:
+        notes["drift"] = drifts
+    return Measurement(metrics, notes)
+
+
+def _relative_half_width(runs: Sequence[Measurement], objectives: Sequence[str], protocol: Protocol) -> float:
+    widths = []
+    for name in objectives:
+        values = [one.metrics[name].value for one in runs]
+        low, high, coverage = median_interval(values, protocol.confidence)
+        if coverage < protocol.confidence and low != high:
+            return math.inf
+        middle = abs(float(np.median(values)))
+        widths.append(0.0 if low == high else (high - low) / 2.0 / middle if middle else math.inf)
+    return cast(float, max(widths))
