@@ -1,0 +1,162 @@
+"""What runs inside an isolated process: load the evaluator once, then answer one request after another."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import io
+import os
+import pickle
+import resource
+import select
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing import spawn
+from multiprocessing.connection import Connection
+from typing import Any
+
+from autotune.errors import UsageError
+from autotune.execution.runner import Evaluate, call, classify
+from autotune.measurement import Failure, Measurement
+
+_PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
+
+loading = False
+"""True while the evaluator is being loaded, when a script that is imported again must not start a search."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """The first request.
+
+    Attributes:
+        main: where to import the parent's ``__main__`` from (`multiprocessing.spawn.get_preparation_data`), or None
+            where the evaluator does not come from it.
+        evaluate: the pickled evaluator.
+        objectives: metric names that it must return.
+        data_limit_bytes: for `RLIMIT_DATA`, or None.
+    """
+
+    main: Mapping[str, Any] | None
+    evaluate: bytes
+    objectives: tuple[str, ...]
+    data_limit_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Call:
+    """Evaluate one configuration once."""
+
+    config: Mapping[str, Any]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Stop:
+    """End as a program does, so that what registered with `atexit` runs."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The evaluator is loaded."""
+
+
+@dataclass(frozen=True)
+class Misuse:
+    """A `UsageError`'s text."""
+
+    message: str
+
+
+Request = Start | Call | Stop
+Reply = Ready | Misuse | Measurement | Failure
+
+
+def main(descriptor: int) -> None:
+    """Serve requests from the socket `descriptor` until a `Stop`; die with all children when the parent closes it."""
+    # It arrived inheritable; what the evaluator starts must not hold it open.
+    os.set_inheritable(descriptor, False)
+    connection: Connection[Reply, Request] = Connection(descriptor)
+    # Watches for the parent's end even while the evaluator runs; the evaluator must not outlive the search.
+    threading.Thread(target=_die_with_parent, args=(descriptor,), daemon=True).start()
+    _adopt_orphans()
+    faulthandler.enable()
+    for stream in (sys.stdout, sys.stderr):
+        # A process that dies must have said its last words before.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)
+    start = connection.recv()
+    assert isinstance(start, Start)
+    try:
+        evaluate = _load(start)
+    except UsageError as error:
+        connection.send(Misuse(str(error)))
+        return
+    connection.send(Ready())
+    while isinstance(request := connection.recv(), Call):
+        _answer(connection, _evaluate(evaluate, request, start.objectives))
+
+
+def _load(start: Start) -> Evaluate:
+    global loading  # noqa: PLW0603 -- read by `Isolated` when the evaluator's own script is imported again
+    loading = True
+    try:
+        if start.main is not None:
+            spawn.prepare(dict(start.main))
+        evaluate: Evaluate = pickle.loads(start.evaluate)
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UsageError(
+            f"the evaluator cannot be loaded in a fresh process ({type(error).__name__}: {error}); define it in a "
+            "module that can be imported from there, or run it in process"
+        ) from error
+    finally:
+        loading = False
+    if start.data_limit_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (start.data_limit_bytes, start.data_limit_bytes))
+    return evaluate
+
+
+def _evaluate(evaluate: Evaluate, request: Call, objectives: tuple[str, ...]) -> Reply:
+    try:
+        return Measurement.of(call(evaluate, request.config, request.seed), objectives)
+    except UsageError as error:
+        return Misuse(str(error))
+    except Failure as failure:
+        # A subclass of the user's may not survive the way back.
+        plain = Failure(failure.kind, failure.message)
+        for note in getattr(failure, "__notes__", ()):
+            plain.add_note(note)
+        return plain
+    except (Exception, SystemExit) as error:
+        return classify(error)
+
+
+def _answer(connection: Connection[Reply, Request], reply: Reply) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    try:
+        connection.send(reply)
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        connection.send(
+            Misuse(f"what the evaluator returned cannot be sent back ({error}); return plain numbers and text")
+        )
+
+
+def _die_with_parent(descriptor: int) -> None:
+    hang_up = select.poll()
+    hang_up.register(descriptor, 0)  # no event but those that are always reported: the other end is closed
+    hang_up.poll()
+    os.killpg(0, signal.SIGKILL)
+
+
+def _adopt_orphans() -> None:
+    """Become the parent of orphaned descendants, so that one that started its own session is still found."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

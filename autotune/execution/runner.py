@@ -1,0 +1,115 @@
+"""Runners call an evaluator and turn whatever goes wrong into a typed `Failure`; this file holds the in-process one."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import subprocess
+import traceback
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from autotune.errors import UsageError
+from autotune.execution.process import says_out_of_memory
+from autotune.measurement import ONCE, Failure, FailureKind, Measurement, Protocol, repeat
+
+Evaluate = Callable[..., object]
+"""``evaluate(config)`` or ``evaluate(config, seed=...)``; returns what `Measurement.of` reads, or raises."""
+
+
+class Runner(typing.Protocol):
+    """Measures one configuration."""
+
+    def run(self, evaluate: Evaluate, config: Mapping[str, Any], seed: int) -> Measurement:
+        """Measure `config` as often as the runner's protocol asks for.
+
+        Args:
+            evaluate: called with a copy of the configuration, and with ``seed=seed`` where it takes a `seed` keyword.
+            config: parameter values by name.
+            seed: of this trial, the same for every repeat.
+
+        Raises:
+            Failure: when the configuration could not be measured.
+            UsageError: when the evaluator itself cannot be used, so that no other configuration would fare better.
+        """
+
+    def close(self) -> None:
+        """Free what the runner holds. A closed runner may be used again."""
+
+
+class InProcess:
+    """Calls the evaluator in this process: the least overhead, and no protection from a crash, a hang or memory.
+
+    Args:
+        objectives: metric names that every evaluation must return.
+        protocol: how often to repeat; once by default.
+    """
+
+    def __init__(self, objectives: Sequence[str], protocol: Protocol = ONCE) -> None:
+        self.objectives = tuple(objectives)
+        self.protocol = protocol
+
+    def run(self, evaluate: Evaluate, config: Mapping[str, Any], seed: int) -> Measurement:
+        """See `Runner.run`."""
+        try:
+            return repeat(lambda: call(evaluate, config, seed), self.objectives, self.protocol)
+        except (UsageError, Failure):
+            raise
+        except (Exception, SystemExit) as error:
+            raise classify(error) from error
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def call(evaluate: Evaluate, config: Mapping[str, Any], seed: int) -> object:
+    """One call of the evaluator with a copy of the configuration, and the seed where it takes one."""
+    given = copy.deepcopy(dict(config))
+    return evaluate(given, seed=seed) if takes_seed(evaluate) else evaluate(given)
+
+
+def takes_seed(evaluate: Evaluate) -> bool:
+    """Whether the callable has a `seed` parameter that is still free to be given by keyword."""
+    if isinstance(evaluate, functools.partial) and "seed" in evaluate.keywords:
+        return False
+    try:
+        parameter = inspect.signature(evaluate).parameters.get("seed")
+    except (TypeError, ValueError):
+        return False
+    return parameter is not None and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+
+
+def classify(exception: BaseException) -> Failure:
+    """The typed failure that an evaluator's exception means.
+
+    The message is one line, ``Type: message``; the traceback is kept as a note of the failure (`details`).
+
+    Raises:
+        BaseException: `exception` itself where it is no failure of the configuration: `KeyboardInterrupt` and the like,
+            and `UsageError`, which is the caller's mistake.
+    """
+    if isinstance(exception, Failure):
+        return exception
+    if isinstance(exception, UsageError) or not isinstance(exception, (Exception, SystemExit)):
+        raise exception
+    text = " ".join(f"{type(exception).__name__}: {exception}".split())
+    failure = Failure(_kind(exception), text if len(text) <= 300 else text[:299] + "…")
+    failure.add_note("".join(traceback.format_exception(exception)))
+    return failure
+
+
+def details(failure: Failure) -> str:
+    """What is known beyond the message: the traceback, or the end of the output. Empty where there is nothing."""
+    return "\n".join(getattr(failure, "__notes__", ()))
+
+
+def _kind(exception: BaseException) -> FailureKind:
+    # torch's and JAX's errors are told by name and text: importing a framework only to ask costs seconds.
+    names = {cls.__name__ for cls in type(exception).__mro__}
+    if isinstance(exception, MemoryError) or "OutOfMemoryError" in names or says_out_of_memory(str(exception)):
+        return FailureKind.OOM
+    if isinstance(exception, (TimeoutError, subprocess.TimeoutExpired)):
+        return FailureKind.TIMEOUT
+    return FailureKind.CRASH

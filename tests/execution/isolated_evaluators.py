@@ -1,0 +1,112 @@
+"""Evaluators that the isolated process imports; each does one thing that a search must survive."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from autotune.errors import UsageError
+from autotune.measurement import Failure, Measurement, Metric
+
+Config = dict[str, Any]
+
+
+def double(config: Config) -> float:
+    return 2.0 * float(config["x"])
+
+
+def process_and_seed(config: Config, seed: int) -> dict[str, float]:
+    return {"y": float(os.getpid()), "seed": float(seed)}
+
+
+def mutates(config: Config) -> float:
+    config["x"] += 1
+    return float(config["x"])
+
+
+def with_notes(config: Config) -> Measurement:
+    return Measurement({"y": Metric(1.0)}, {"device": "a"})
+
+
+def behave(config: Config) -> object:  # noqa: PLR0911
+    """Does what ``config["do"]`` says, and returns this process's number where it survives."""
+    match config["do"]:
+        case "pid":
+            return float(os.getpid())
+        case "abort":
+            print("the last words", flush=True)
+            os.abort()
+        case "segfault":
+            ctypes.string_at(0)
+        case "exit":
+            os._exit(3)
+        case "sys.exit":
+            sys.exit("giving up")
+        case "hang":
+            time.sleep(3600)
+        case "raise":
+            raise ValueError("tile 7 is odd\nand has two lines")
+        case "invalid":
+            raise Failure("invalid", "tile 7 does not divide 64")
+        case "nan":
+            return float("nan")
+        case "usage":
+            raise UsageError("the model folder is missing")
+        case "unpicklable":
+            return Measurement({"y": Metric(1.0)}, {"lock": threading.Lock()})
+        case "text":
+            return "fast"
+        case "killed near the limit":
+            hold(config["mib"], 0.3)
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "hog":
+            hold(config["mib"], 3600.0)
+        case "hog and survive":
+            try:
+                hold(config["mib"], 0.0)
+            except MemoryError:
+                return float(os.getpid())
+            return -1.0
+        case "chatty":
+            print("x" * (1 << 20))
+            return 1.0
+        case "grandchildren":
+            leave_grandchildren(Path(config["pids"]))
+            time.sleep(3600)
+    raise AssertionError(config)
+
+
+def hold(mib: int, seconds: float) -> None:
+    """Touch so much memory, so that it is resident, and keep it."""
+    block = bytearray(mib << 20)
+    block[::4096] = b"\1" * len(block[::4096])
+    time.sleep(seconds)
+
+
+def leave_grandchildren(pids: Path) -> None:
+    """Start one process in this session, and one that daemonises into a session of its own; write their numbers."""
+    sleeper = [sys.executable, "-c", "import time; time.sleep(3600)"]
+    first = subprocess.Popen(sleeper)
+    start = f"subprocess.Popen({sleeper!r}, start_new_session=True, stdout=subprocess.DEVNULL)"
+    orphaned = f"import subprocess; print({start}.pid)"
+    second = subprocess.run([sys.executable, "-c", orphaned], stdout=subprocess.PIPE, text=True, check=True).stdout
+    written = pids.with_suffix(".part")
+    written.write_text(f"{first.pid} {second}")
+    written.rename(pids)
+
+
+class Stateful:
+    """A picklable object as an evaluator."""
+
+    def __init__(self, offset: float) -> None:
+        self.offset = offset
+
+    def __call__(self, config: Config) -> float:
+        return float(config["x"]) + self.offset

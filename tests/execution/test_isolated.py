@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import isolated_evaluators as evaluators
+import psutil
+import pytest
+
+from autotune.errors import UsageError
+from autotune.execution import Isolated, details
+from autotune.execution.process import describe_exit
+from autotune.measurement import Failure, Protocol
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[Isolated]:
+    """One for all tests: whatever one of them does to its process, the next must find it usable."""
+    with Isolated(["y"]) as isolated:
+        yield isolated
+
+
+def failure(runner: Isolated, **config: object) -> Failure:
+    with pytest.raises(Failure) as caught:
+        runner.run(evaluators.behave, config, 0)
+    return caught.value
+
+
+def pid_of(runner: Isolated) -> int:
+    return int(runner.run(evaluators.behave, {"do": "pid"}, 0).values()["y"])
+
+
+def is_gone(pid: int) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    return True
+
+
+def eventually_gone(pid: int) -> bool:
+    for _ in range(200):
+        if is_gone(pid):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_it_measures_in_another_process_and_uses_it_again(runner: Isolated) -> None:
+    first = runner.run(evaluators.process_and_seed, {}, seed=7).values()
+    second = runner.run(evaluators.process_and_seed, {}, seed=8).values()
+    assert (first["seed"], second["seed"]) == (7.0, 8.0)
+    assert first["y"] == second["y"] != os.getpid()
+    assert runner.run(evaluators.with_notes, {}, 0).notes == {"device": "a"}
+    assert runner.run(evaluators.Stateful(0.5), {"x": 1}, 0).values() == {"y": 1.5}
+
+
+def test_a_process_for_each_configuration_serves_all_its_repeats() -> None:
+    runner = Isolated(["y"], Protocol(warmup=1, min_repeats=3, max_repeats=3, target=None), reuse=False)
+    first = runner.run(evaluators.process_and_seed, {}, 0).metrics["y"].samples
+    second = runner.run(evaluators.process_and_seed, {}, 0).metrics["y"].samples
+    assert len(first) == len(second) == 3
+    assert len(set(first)) == len(set(second)) == 1
+    assert first[0] != second[0]
+    assert is_gone(int(first[0]))
+
+
+def test_the_configuration_stays_the_callers(runner: Isolated) -> None:
+    config = {"x": 1}
+    assert runner.run(evaluators.mutates, config, 0).values() == {"y": 2.0}
+    assert config == {"x": 1}
+
+
+@pytest.mark.parametrize(
+    ("do", "message"),
+    [
+        ("abort", "SIGABRT"),
+        ("segfault", "SIGSEGV"),
+        ("exit", "exited with code 3"),
+        ("sys.exit", "SystemExit: giving up"),
+        ("raise", "ValueError: tile 7 is odd and has two lines"),
+    ],
+)
+def test_a_crash_is_a_failure_and_the_next_configuration_gets_a_new_process(
+    runner: Isolated, do: str, message: str
+) -> None:
+    before = pid_of(runner)
+    caught = failure(runner, do=do)
+    assert caught.kind == "crash"
+    assert message in caught.message
+    assert "\n" not in caught.message
+    assert is_gone(before)
+    assert pid_of(runner) != before
+
+
+def test_the_last_output_is_quoted_and_the_place_is_in_the_details(runner: Isolated) -> None:
+    caught = failure(runner, do="abort")
+    assert "the last words" in details(caught)
+    assert "isolated_evaluators.py" in details(caught)
+    assert "in behave" in details(failure(runner, do="raise"))
+
+
+@pytest.mark.parametrize(("do", "kind"), [("invalid", "invalid"), ("nan", "nan")])
+def test_a_deliberate_failure_keeps_the_process(runner: Isolated, do: str, kind: str) -> None:
+    before = pid_of(runner)
+    assert failure(runner, do=do).kind == kind
+    assert pid_of(runner) == before
+
+
+def test_a_hang_is_a_timeout_and_takes_all_descendants_with_it(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    with Isolated(["y"], time_limit_s=4.0) as runner:
+        caught = failure(runner, do="grandchildren", pids=str(pids))
+    assert caught.kind == "timeout"
+    assert "4 s" in caught.message
+    in_session, daemonised = map(int, pids.read_text().split())
+    assert eventually_gone(in_session)
+    assert eventually_gone(daemonised)
+
+
+def test_memory_over_the_limit_is_oom_and_the_search_goes_on() -> None:
+    with Isolated(["y"], memory_limit_gib=0.4, time_limit_s=60) as runner:
+        caught = failure(runner, do="hog", mib=700)
+        assert caught.kind == "oom"
+        assert "0.4 GiB" in caught.message
+        assert pid_of(runner) > 0
+
+
+def test_a_hard_limit_is_a_memory_error_inside_the_evaluator() -> None:
+    with Isolated(["y"], memory_limit_gib=0.75, hard_memory_limit=True, time_limit_s=60) as runner:
+        survived = runner.run(evaluators.behave, {"do": "hog and survive", "mib": 1500}, 0)
+        assert survived.values()["y"] > 0
+        assert failure(runner, do="hog", mib=1500).kind == "oom"
+
+
+def test_a_kill_near_the_memory_limit_is_oom_and_far_from_it_a_crash() -> None:
+    with Isolated(["y"], memory_limit_gib=0.6) as runner:
+        pid_of(runner)
+        assert runner._worker is not None
+        own = psutil.Process(runner._worker.process.pid).memory_info().rss >> 20
+        near = failure(runner, do="killed near the limit", mib=int(0.6 * 1024 * 0.96) - own)
+        far = failure(runner, do="killed near the limit", mib=1)
+    assert (near.kind, far.kind) == ("oom", "crash")
+    assert "SIGKILL" in near.message
+
+
+def test_mistakes_of_the_caller_are_usage_errors(runner: Isolated) -> None:
+    with pytest.raises(UsageError, match=r"<lambda>.*top level of a module"):
+        runner.run(lambda config: 1.0, {}, 0)
+    with pytest.raises(UsageError, match="the model folder is missing"):
+        runner.run(evaluators.behave, {"do": "usage"}, 0)
+    with pytest.raises(UsageError, match="returned str"):
+        runner.run(evaluators.behave, {"do": "text"}, 0)
+    with pytest.raises(UsageError, match="cannot be sent back"):
+        runner.run(evaluators.behave, {"do": "unpicklable"}, 0)
+    with pytest.raises(UsageError, match="configuration cannot be sent"):
+        runner.run(evaluators.behave, {"do": threading.Lock()}, 0)
+    with pytest.raises(UsageError, match="time limit in seconds is 0"):
+        Isolated(["y"], time_limit_s=0)
+    with pytest.raises(UsageError, match="without memory_limit_gib"):
+        Isolated(["y"], hard_memory_limit=True)
+    assert pid_of(runner) > 0
+
+
+def test_a_chatty_evaluator_does_not_block(runner: Isolated) -> None:
+    assert runner.run(evaluators.behave, {"do": "chatty"}, 0).values() == {"y": 1.0}
+
+
+def test_ctrl_c_ends_the_process_and_propagates(runner: Isolated) -> None:
+    child = pid_of(runner)
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(evaluators.behave, {"do": "hang"}, 0)
+    assert is_gone(child)
+
+
+def test_an_abandoned_runner_leaves_no_process() -> None:
+    runner = Isolated(["y"])
+    child = pid_of(runner)
+    del runner
+    gc.collect()
+    assert is_gone(child)
+
+
+SCRIPT = """
+from autotune.errors import UsageError
+from autotune.execution import Isolated
+
+def evaluate(config):
+    return config["x"] + 1.0
+
+def main():
+    with Isolated(["y"]) as runner:
+        print(runner.run(evaluate, {"x": 1}, 0).values()["y"])
+"""
+
+
+def run_script(path: Path, text: str) -> subprocess.CompletedProcess[str]:
+    path.write_text(textwrap.dedent(text))
+    return subprocess.run([sys.executable, str(path)], capture_output=True, text=True, check=False)
+
+
+def test_an_evaluator_of_the_script_itself_works_where_the_script_is_guarded(tmp_path: Path) -> None:
+    guarded = run_script(tmp_path / "guarded.py", SCRIPT + "\nif __name__ == '__main__':\n    main()\n")
+    assert guarded.stdout == "2.0\n", guarded.stderr
+    unguarded = run_script(tmp_path / "unguarded.py", SCRIPT + "\nmain()\n")
+    assert "UsageError" in unguarded.stderr
+    assert "if __name__ == '__main__':" in unguarded.stderr
+
+
+def test_an_evaluator_of_an_interactive_session_is_refused_with_the_way_out() -> None:
+    done = subprocess.run([sys.executable, "-c", SCRIPT + "\nmain()\n"], capture_output=True, text=True, check=False)
+    assert "interactive session" in done.stderr
+    assert "move it into a .py file" in done.stderr
+
+
+def test_the_process_dies_when_the_search_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "search.py"
+    script.write_text(
+        textwrap.dedent("""
+        import os, time
+        from pathlib import Path
+        from autotune.execution import Isolated
+
+        def evaluate(config):
+            Path(config["pid"]).write_text(str(os.getpid()))
+            time.sleep(3600)
+
+        if __name__ == "__main__":
+            Isolated(["y"]).run(evaluate, {"pid": __file__ + ".pid"}, 0)
+        """)
+    )
+    search = subprocess.Popen([sys.executable, str(script)])
+    written = Path(f"{script}.pid")
+    try:
+        for _ in range(400):
+            if written.exists() and written.read_text():
+                break
+            time.sleep(0.05)
+        child = int(written.read_text())
+    finally:
+        search.kill()
+        search.wait()
+    assert eventually_gone(child)
+
+
+def test_exit_codes_in_words() -> None:
+    assert describe_exit(-11) == "was killed by SIGSEGV (signal 11)"
+    assert describe_exit(3) == "exited with code 3"
+    assert describe_exit(139) == "exited with code 139 (128 + SIGSEGV)"
