@@ -6,7 +6,7 @@ import enum
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from autotune.errors import UsageError
 
 
 class FailureKind(enum.StrEnum):
-    """Why an evaluation gave no measurement. All but `INFRA` are learned from; `INFRA` is retried a bounded number of times."""
+    """Why an evaluation gave no measurement. All but `INFRA` are learned from; `INFRA` is retried, boundedly."""
 
     INVALID = "invalid"  # a constraint that the search space did not know
     OOM = "oom"
@@ -93,7 +93,7 @@ class Measurement:
         for name in objectives:
             if name not in measured.metrics:
                 known = ", ".join(measured.metrics) or "none"
-                raise UsageError(f"the evaluator returned no metric {name!r}, which is an objective; it returned: {known}")
+                raise UsageError(f"the evaluator returned no metric {name!r}, an objective; it returned: {known}")
             if not math.isfinite(measured.metrics[name].value):
                 raise Failure(FailureKind.NAN, f"objective {name} is {measured.metrics[name].value}")
         return measured
@@ -156,7 +156,7 @@ def median_interval(samples: npt.ArrayLike, confidence: float = 0.95) -> tuple[f
     """
     ordered = np.sort(np.asarray(samples, dtype=float))
     n = len(ordered)
-    # ppf gives the smallest k with P(X <= k) >= alpha/2, so k itself is the largest rank whose tail stays below alpha/2.
+    # ppf gives the smallest k with P(X <= k) >= alpha/2: the largest rank whose tail stays below alpha/2.
     k = max(1, int(stats.binom.ppf((1 - confidence) / 2, n, 0.5)))
     coverage = 1.0 - 2.0 * float(stats.binom.cdf(k - 1, n, 0.5))
     return float(ordered[k - 1]), float(ordered[n - k]), max(0.0, coverage)
@@ -217,4 +217,4 @@ def _relative_half_width(runs: Sequence[Measurement], objectives: Sequence[str],
             return math.inf
         middle = abs(float(np.median(values)))
         widths.append(0.0 if low == high else (high - low) / 2.0 / middle if middle else math.inf)
-    return cast(float, max(widths))
+    return max(widths)

@@ -95,7 +95,7 @@ class OutcomeConstraint:
         return cls(found[1], "<=" if found[2][0] == "<" else ">=", bound)
 
     def violation(self, metrics: Mapping[str, float]) -> float:
-        """How far the limit is exceeded, in the metric's unit; 0 when kept, infinite when the metric is absent or NaN."""
+        """How far the limit is exceeded, in the metric's unit; 0 when kept, infinite when absent or NaN."""
         value = metrics.get(self.metric, math.nan)
         if math.isnan(value):
             return math.inf

@@ -1,0 +1,169 @@
+"""Opening a database: URLs, SQLite's settings, and the migrations."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.engine import make_url
+from sqlalchemy.pool import StaticPool
+
+from autotune.errors import StoreError, UsageError
+from autotune.store.models import HEAD_REVISION
+
+# Drivers that the project's extras install; a bare "postgresql://" would pick one that is usually absent.
+_DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg", "mysql": "mysql+pymysql"}
+_BUSY_TIMEOUT_MS = 30_000
+_MIGRATION_LOCK = 0x61757475  # PostgreSQL advisory lock, so that two workers never migrate at once
+
+
+class StorageUnavailableError(StoreError, UsageError):
+    """The database cannot be opened as asked."""
+
+
+def open_engine(url: str, *, read_only: bool = False) -> sa.Engine:
+    """An engine on `url` whose schema is current.
+
+    SQLite runs in WAL mode with `synchronous=FULL`, so a transaction is on disk when it returns and readers never
+    block the writer. Transactions that will write say so with the execution option ``writes=True`` and take the lock
+    up front, since a deferred one can fail half-way.
+
+    Raises:
+        StorageUnavailableError: naming the URL and the way out.
+    """
+    parsed = _parse(url)
+    shown = parsed.render_as_string(hide_password=True)
+    try:
+        engine = _sqlite(parsed, read_only=read_only) if parsed.get_backend_name() == "sqlite" else _server(parsed)
+    except ImportError as error:
+        raise StorageUnavailableError(
+            f"storage {shown!r} needs the driver {error.name!r}; install it, for PostgreSQL with: "
+            "pip install 'autotune[postgres]'"
+        ) from None
+    try:
+        _bring_up_to_date(engine, shown, read_only=read_only)
+    except (sa.exc.OperationalError, sa.exc.DatabaseError) as error:
+        engine.dispose()
+        raise StorageUnavailableError(f"storage {shown!r} cannot be opened: {_first_line(error)}") from None
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def _parse(url: str) -> sa.URL:
+    try:
+        parsed = make_url(url)
+    except (sa.exc.ArgumentError, ValueError):
+        raise StorageUnavailableError(
+            f"storage {url!r} is not a database URL; use one such as sqlite:///runs.db or postgresql://user@host/name"
+        ) from None
+    if parsed.drivername in _DRIVERS:
+        parsed = parsed.set(drivername=_DRIVERS[parsed.drivername])
+    if parsed.get_backend_name() not in ("sqlite", "postgresql", "mysql"):
+        raise StorageUnavailableError(
+            f"storage {url!r} names the database {parsed.get_backend_name()!r}; use sqlite, postgresql or mysql"
+        )
+    return parsed
+
+
+def _server(url: sa.URL) -> sa.Engine:
+    return sa.create_engine(url, pool_pre_ping=True)
+
+
+def _sqlite(url: sa.URL, *, read_only: bool) -> sa.Engine:
+    path = url.database
+    in_memory = path in (None, "", ":memory:")
+    if not in_memory:
+        file = Path(str(path))
+        if read_only and not file.exists():
+            raise StorageUnavailableError(f"storage {str(url)!r} does not exist; check the path, or run a search first")
+        if not file.parent.is_dir():
+            raise StorageUnavailableError(
+                f"storage {str(url)!r}: the folder {str(file.parent)!r} does not exist; create it first"
+            )
+        if file.is_dir():
+            raise StorageUnavailableError(f"storage {str(url)!r} is a folder; name a file inside it")
+
+    def connect() -> sqlite3.Connection:
+        if in_memory:
+            return sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        uri = f"{Path(str(path)).absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+        # isolation_level None hands transactions to us; Python's own would begin them too late.
+        return sqlite3.connect(
+            uri, uri=True, isolation_level=None, check_same_thread=False, timeout=_BUSY_TIMEOUT_MS / 1000
+        )
+
+    engine = sa.create_engine("sqlite://", creator=connect, poolclass=StaticPool if in_memory else None)
+    engine.url = url if in_memory else engine.url
+
+    @sa.event.listens_for(engine, "connect")
+    def _settings(connection: sqlite3.Connection, _: object) -> None:
+        connection.execute("PRAGMA foreign_keys=ON")
+        if not (in_memory or read_only):
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        writes = connection.get_execution_options().get("writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _bring_up_to_date(engine: sa.Engine, shown: str, *, read_only: bool) -> None:
+    with engine.connect() as connection:
+        revision = _revision(connection)
+    if revision == HEAD_REVISION:
+        return
+    if revision is not None and revision > HEAD_REVISION:  # revisions are zero-padded numbers
+        raise StorageUnavailableError(
+            f"storage {shown!r} was written by a newer version of autotune (schema {revision}, this one knows "
+            f"{HEAD_REVISION}); upgrade autotune to use it"
+        )
+    if read_only:
+        what = "holds no autotune studies" if revision is None else f"has the older schema {revision}"
+        raise StorageUnavailableError(
+            f"storage {shown!r} {what}; run a search with it first, which brings it up to date"
+        )
+    with engine.connect().execution_options(writes=True) as connection, connection.begin():
+        _lock(connection)
+        revision = _revision(connection)  # another worker may have been quicker
+        if revision == HEAD_REVISION:
+            return
+        if revision is None and _foreign_tables(connection):
+            raise StorageUnavailableError(
+                f"storage {shown!r} already holds the tables of another program; name another file or database"
+            )
+        _migrate(connection)
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+
+
+def _foreign_tables(connection: sa.Connection) -> list[str]:
+    return sa.inspect(connection).get_table_names()
+
+
+def _lock(connection: sa.Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+
+
+def _migrate(connection: sa.Connection) -> None:
+    from alembic import command  # noqa: PLC0415 - an up-to-date store should not pay for this import
+    from alembic.config import Config  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _first_line(error: sa.exc.DBAPIError) -> str:
+    return str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__

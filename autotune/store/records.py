@@ -1,0 +1,106 @@
+"""Rows of the store as immutable objects: what the engine and the dashboard work with."""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from autotune.measurement import FailureKind, Metric
+
+
+class TrialState(enum.StrEnum):
+    """A trial is `WAITING` (for whoever asks next) or `RUNNING` (leased), and ends as one of the others."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A configuration about to become a trial."""
+
+    config: Mapping[str, Any]
+    config_json: str
+    config_hash: str
+    proposer: str
+    label: str | None = None
+    fidelity: str | None = None
+    suggest_s: float = 0.0
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial as the store has it. `metrics` carry no samples here; `Store.samples` reads those."""
+
+    id: int
+    number: int
+    config: Mapping[str, Any]
+    config_hash: str
+    state: TrialState
+    proposer: str
+    attempt: int
+    revision: int
+    label: str | None = None
+    fidelity: str | None = None
+    worker_id: str | None = None
+    failure_kind: FailureKind | None = None
+    failure_message: str | None = None
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    suggest_s: float = 0.0
+    evaluate_s: float | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    created_at: dt.datetime | None = None
+    finished_at: dt.datetime | None = None
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The metric values alone; empty for a trial that did not complete."""
+        return {name: metric.value for name, metric in self.metrics.items()}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A hardware profile together with the environment it was measured in."""
+
+    fingerprint: str
+    environment: Mapping[str, Any]
+    kind: str
+    payload: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """A study's definition as the store has it. `space` is the JSON form of the search space."""
+
+    id: int
+    name: str
+    space: Mapping[str, Any]
+    space_hash: str
+    objectives: tuple[str, ...]
+    constraints: tuple[str, ...]
+    default_config: Mapping[str, Any]
+    strategy: str
+    seed: int
+    state: str
+    domain: str | None = None
+    stop_reason: str | None = None
+    budget: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    profile_id: int | None = None
+    created_at: dt.datetime | None = None
+    updated_at: dt.datetime | None = None
+
+
+@dataclass(frozen=True)
+class StudySummary:
+    """A study with its trials counted in SQL."""
+
+    study: StudyRecord
+    trials: Mapping[TrialState, int]
+    failures: Mapping[str, int]
