@@ -1,0 +1,443 @@
+"""The compiled loops: cache bookkeeping, replay, stack distances and the timeline.
+
+They lie in one file on purpose: numba's on-disk cache of a function is renewed when its own file changes, not when a
+function that it calls changes in another file. Plain arrays go in and out; the typed doors to them are `replay.py` and
+`timeline.py`. Letters: L layers, N experts per layer, P forward passes, G caches, M objects per cache.
+"""
+
+# Compiled functions take flat arguments and spell their loops out; splitting them further costs speed, not clarity.
+# ruff: noqa: PLR0912, PLR0915
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+LRU, LFU, FIFO, LIFO, LCP, STATIC, BELADY = range(7)
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+class CacheState(NamedTuple):
+    """G caches over M objects each; everything but the objects held is kept for objects that are not cached too.
+
+    held ``(G, M)`` ids of the cached objects in no order; n_held ``(G,)``; used ``(G,)`` their summed size; place
+    ``(G, M)`` index into held or -1; key ``(G, M)`` the policy's rank, low is evicted first; stamp ``(G, M)`` the entry
+    of the last look-up; routed ``(G, M)`` tokens sent to the object so far.
+    """
+
+    held: npt.NDArray[np.int32]
+    n_held: Ints
+    used: Ints
+    place: npt.NDArray[np.int32]
+    key: Floats
+    stamp: Ints
+    routed: Ints
+
+
+class Rows(NamedTuple):
+    """What the kernels need of `Batches`, and what the policies rank by.
+
+    offsets, experts, tokens, pass_tokens as in `Batches`; next_use ``(entries,)`` the pass of an entry's next look-up,
+    or empty where the policy does not look ahead; decay ``-ln(rho) / omega`` of LCP.
+    """
+
+    offsets: Ints
+    experts: npt.NDArray[np.int16]
+    tokens: npt.NDArray[np.int32]
+    pass_tokens: npt.NDArray[np.int32]
+    next_use: Ints
+    decay: float
+
+
+def empty_state(n_caches: int, n_objects: int) -> CacheState:
+    """G caches that hold nothing."""
+    shape = (n_caches, n_objects)
+    return CacheState(
+        held=np.zeros(shape, dtype=np.int32),
+        n_held=np.zeros(n_caches, dtype=np.int64),
+        used=np.zeros(n_caches, dtype=np.int64),
+        place=np.full(shape, -1, dtype=np.int32),
+        key=np.zeros(shape),
+        stamp=np.full(shape, -1, dtype=np.int64),
+        routed=np.zeros(shape, dtype=np.int64),
+    )
+
+
+# Cache bookkeeping -------------------------------------------------------------------------------------------------
+
+
+@njit(cache=True, nogil=True)
+def touch(policy: int, state: CacheState, g: int, obj: int, entry: int, tokens: int, clock: int, rows: Rows) -> None:
+    """Count one look-up, of a cached object or not. FIFO and LIFO rank at insertion instead."""
+    state.stamp[g, obj] = entry
+    state.routed[g, obj] += tokens
+    if policy == LRU:
+        state.key[g, obj] = entry
+    elif policy == LFU:
+        state.key[g, obj] = state.routed[g, obj]
+    elif policy == LCP:
+        # ln P = ln mu + (nu / omega) ln rho with nu = now - clock. "now" is common to all, so it is left out, and the
+        # rank needs no renewal while time passes.
+        state.key[g, obj] = math.log(state.routed[g, obj]) + clock * rows.decay
+    elif policy == BELADY:
+        state.key[g, obj] = -rows.next_use[entry]
+
+
+@njit(cache=True, nogil=True)
+def insert(policy: int, state: CacheState, g: int, obj: int, size: int, entry: int) -> None:
+    state.held[g, state.n_held[g]] = obj
+    state.place[g, obj] = state.n_held[g]
+    state.n_held[g] += 1
+    state.used[g] += size
+    if policy == FIFO:
+        state.key[g, obj] = entry
+    elif policy == LIFO:
+        state.key[g, obj] = -entry
+
+
+@njit(cache=True, nogil=True)
+def evict(policy: int, state: CacheState, g: int, sizes: Ints, capacity: int, first_entry: int) -> None:
+    """Evict until the cache fits: lowest rank first, equal ranks by least recent look-up.
+
+    The objects of the batch that began at `first_entry` go last. Belady's rule alone spares nothing: having to keep
+    an object that is needed late would make it no bound.
+    """
+    while state.used[g] > capacity:
+        worst = -1
+        worst_spared = True
+        for i in range(state.n_held[g]):
+            obj = state.held[g, i]
+            spared = policy != BELADY and state.stamp[g, obj] >= first_entry
+            if worst >= 0:
+                if spared != worst_spared:
+                    if spared:
+                        continue
+                else:
+                    difference = state.key[g, obj] - state.key[g, worst]
+                    if difference > 0 or (difference == 0 and state.stamp[g, obj] >= state.stamp[g, worst]):
+                        continue
+            worst = obj
+            worst_spared = spared
+        last = state.held[g, state.n_held[g] - 1]
+        hole = state.place[g, worst]
+        state.held[g, hole] = last
+        state.place[g, last] = hole
+        state.place[g, worst] = -1
+        state.n_held[g] -= 1
+        state.used[g] -= sizes[worst]
+
+
+@njit(cache=True, nogil=True)
+def preload(state: CacheState, g: int, order: Ints, sizes: Ints, capacity: int) -> None:
+    """Fill an empty cache in the given order, passing over what does not fit."""
+    for obj in order:
+        if state.used[g] + sizes[obj] <= capacity:
+            insert(STATIC, state, g, obj, sizes[obj], 0)
+
+
+# Replay ------------------------------------------------------------------------------------------------------------
+
+
+@njit(cache=True, nogil=True)
+def replay(
+    policy: int, rows: Rows, cache_of: Ints, base_of: Ints, sizes: Ints, capacity: Ints, state: CacheState
+) -> npt.NDArray[np.uint8]:
+    """Hit flag of every look-up. Layer l uses cache ``cache_of[l]``, where its expert e is ``base_of[l] + e``."""
+    hits = np.zeros(len(rows.experts), dtype=np.uint8)
+    n_layers = len(cache_of)
+    clock = 0
+    for p in range(len(rows.pass_tokens)):
+        clock += rows.pass_tokens[p]
+        for layer in range(n_layers):
+            first, stop = rows.offsets[p * n_layers + layer], rows.offsets[p * n_layers + layer + 1]
+            g, base = cache_of[layer], base_of[layer]
+            for i in range(first, stop):
+                hits[i] = state.place[g, base + rows.experts[i]] >= 0
+            if policy == STATIC:
+                continue
+            for i in range(first, stop):
+                obj = base + rows.experts[i]
+                touch(policy, state, g, obj, i, rows.tokens[i], clock, rows)
+                if not hits[i]:
+                    insert(policy, state, g, obj, sizes[obj], i)
+            evict(policy, state, g, sizes, capacity[g], first)
+    return hits
+
+
+@njit(cache=True, nogil=True)
+def stack_hits(
+    policy: int, rows: Rows, n_layers: int, state: CacheState, stack: npt.NDArray[np.int32], keep_pass: Ints, out: Any
+) -> None:
+    """Hits of every capacity at once, for policies whose rank does not depend on what is cached.
+
+    Mattson et al. (IBM Systems Journal 9, 1970): the caches of all capacities are prefixes of one stack. After a batch
+    the cache of capacity c holds the best c of what it held and the batch, so one walk down the stack with a pool of
+    the objects displaced so far rebuilds it.
+
+    Args:
+        stack: ``(L, N)``; row l begins with the preloaded order, -1 where there is none.
+        keep_pass: ``(P,)`` row of `out` to fill, or -1.
+        out: int16 ``(rows, L, N + 1)`` hits by capacity.
+    """
+    n_experts = stack.shape[1]
+    depth_of = np.empty(n_experts, dtype=np.int64)
+    pool = np.empty(n_experts + 1, dtype=np.int32)
+    rebuilt = np.empty(n_experts, dtype=np.int32)
+    for layer in range(n_layers):
+        height = 0
+        depth_of[:] = -1
+        while height < n_experts and stack[layer, height] >= 0:
+            depth_of[stack[layer, height]] = height
+            height += 1
+        clock = 0
+        for p in range(len(rows.pass_tokens)):
+            clock += rows.pass_tokens[p]
+            first, stop = rows.offsets[p * n_layers + layer], rows.offsets[p * n_layers + layer + 1]
+            if keep_pass[p] >= 0:
+                hits = out[keep_pass[p], layer]
+                for i in range(first, stop):
+                    if depth_of[rows.experts[i]] >= 0:
+                        hits[depth_of[rows.experts[i]] + 1] += 1
+                for c in range(1, n_experts + 1):
+                    hits[c] += hits[c - 1]
+            if policy == STATIC or first == stop:
+                continue
+            n_pool = 0
+            new = 0
+            for i in range(first, stop):
+                expert = rows.experts[i]
+                touch(policy, state, layer, expert, i, rows.tokens[i], clock, rows)
+                pool[n_pool] = expert
+                n_pool += 1
+                if depth_of[expert] < 0:
+                    new += 1
+            for c in range(height + new):
+                if c < height and state.stamp[layer, stack[layer, c]] < first:
+                    pool[n_pool] = stack[layer, c]
+                    n_pool += 1
+                best = 0
+                for j in range(1, n_pool):
+                    a, b = pool[j], pool[best]
+                    if policy != BELADY:
+                        spared_a, spared_b = state.stamp[layer, a] >= first, state.stamp[layer, b] >= first
+                        if spared_a != spared_b:
+                            if spared_a:
+                                best = j
+                            continue
+                    difference = state.key[layer, a] - state.key[layer, b]
+                    if difference > 0 or (difference == 0 and state.stamp[layer, a] > state.stamp[layer, b]):
+                        best = j
+                rebuilt[c] = pool[best]
+                n_pool -= 1
+                pool[best] = pool[n_pool]
+            height += new
+            for c in range(height):
+                stack[layer, c] = rebuilt[c]
+                depth_of[rebuilt[c]] = c
+
+
+# Timeline ----------------------------------------------------------------------------------------------------------
+
+
+class Tiers(NamedTuple):
+    """The plan and the machine, per layer; times in ms, tables ``(L, M + 1)`` are indexed by tokens.
+
+    capacity ``(L,)`` slots; theta ``(L,)`` share of an expert that a slot holds; whole_ms, rest_ms, whole_bytes,
+    rest_bytes ``(L,)`` transfers of an expert and of its part outside the slot; cpu_threshold: tokens up to which a
+    miss runs on the slow tier; depth: layers ahead that prefetching looks, 0 for none.
+    """
+
+    capacity: Ints
+    theta: Floats
+    whole_ms: Floats
+    rest_ms: Floats
+    whole_bytes: Floats
+    rest_bytes: Floats
+    dense_ms: Floats
+    expert_ms: Floats
+    cpu_ms: Floats
+    cpu_threshold: int
+    depth: int
+
+
+class Record(NamedTuple):
+    """What the timeline writes.
+
+    By pass ``(P,)``: latency, idle (compute waits for the link) and cpu_wait (compute waits for the slow tier) in ms;
+    moved and wasted bytes. By phase and layer ``(2, L)``: lookups, hits, cpu_runs; window, backlog and layer_idle as
+    sums in ms. By phase ``(2,)``: prefetches started and used.
+    """
+
+    latency: Floats
+    idle: Floats
+    cpu_wait: Floats
+    moved: Floats
+    wasted: Floats
+    lookups: Ints
+    hits: Ints
+    cpu_runs: Ints
+    window: Floats
+    backlog: Floats
+    layer_idle: Floats
+    started: Ints
+    used: Ints
+
+
+def empty_record(n_passes: int, n_layers: int) -> Record:
+    def sums(*shape: int) -> Floats:
+        return np.zeros(shape)
+
+    def counts(*shape: int) -> Ints:
+        return np.zeros(shape, dtype=np.int64)
+
+    return Record(
+        latency=sums(n_passes),
+        idle=sums(n_passes),
+        cpu_wait=sums(n_passes),
+        moved=sums(n_passes),
+        wasted=sums(n_passes),
+        lookups=counts(2, n_layers),
+        hits=counts(2, n_layers),
+        cpu_runs=counts(2, n_layers),
+        window=sums(2, n_layers),
+        backlog=sums(2, n_layers),
+        layer_idle=sums(2, n_layers),
+        started=counts(2),
+        used=counts(2),
+    )
+
+
+@njit(cache=True, nogil=True)
+def timeline(
+    policy: int,
+    rows: Rows,
+    pass_phase: npt.NDArray[np.int8],
+    pass_turn: npt.NDArray[np.int32],
+    ahead_offsets: Ints,
+    ahead_experts: npt.NDArray[np.int16],
+    tiers: Tiers,
+    state: CacheState,
+    record: Record,
+) -> None:
+    """Run every pass through the caches, one link and one compute stream. The event model is in `timeline.py`."""
+    n_layers, n_experts = state.place.shape
+    n_passes = len(pass_phase)
+    sizes = np.ones(n_experts, dtype=np.int64)
+    arrival = np.zeros((n_layers, n_experts))  # when an expert's prefetch ends ...
+    arrival_pass = np.full((n_layers, n_experts), -1, dtype=np.int64)  # ... in which pass it was started
+    started_bytes = np.zeros(n_layers)
+    late_ready = np.empty(n_experts + 1)
+    late_ms = np.empty(n_experts + 1)
+    longest = 0
+    if tiers.depth > 0:
+        for p in range(n_passes):
+            longest = max(longest, ahead_offsets[(p + 1) * n_layers] - ahead_offsets[p * n_layers])
+    queue_layer = np.empty(longest, dtype=np.int64)
+    queue_expert = np.empty(longest, dtype=np.int64)
+    queue_time = np.empty(longest)
+    now = link_free = cpu_free = 0.0
+    clock = 0
+    for p in range(n_passes):
+        if p > 0 and pass_turn[p] != pass_turn[p - 1]:
+            now = link_free = cpu_free = 0.0
+        phase = pass_phase[p]
+        n_tokens = rows.pass_tokens[p]
+        clock += n_tokens
+        began = known_before = now
+        head = tail = 0
+        started_bytes[:] = 0.0
+        for layer in range(n_layers):
+            first, stop = rows.offsets[p * n_layers + layer], rows.offsets[p * n_layers + layer + 1]
+            known = now + tiers.dense_ms[layer, n_tokens]
+            # The link works through its queue until the router is known; whatever of this layer has not begun by then
+            # is dropped: demand, below, orders anew what is needed.
+            while head < tail:
+                begin = max(link_free, queue_time[head])
+                if begin >= known:
+                    break
+                target, expert = queue_layer[head], queue_expert[head]
+                if state.place[target, expert] >= 0:
+                    link_free = begin + tiers.rest_ms[target]
+                    started_bytes[target] += tiers.rest_bytes[target]
+                else:
+                    link_free = begin + tiers.whole_ms[target]
+                    started_bytes[target] += tiers.whole_bytes[target]
+                arrival[target, expert] = link_free
+                arrival_pass[target, expert] = p
+                record.started[phase] += 1
+                head += 1
+            while head < tail and queue_layer[head] == layer:
+                head += 1
+            if layer > 0:
+                record.window[phase, layer] += known - known_before
+            known_before = known
+            record.backlog[phase, layer] += max(0.0, link_free - known)
+            record.moved[p] += started_bytes[layer]
+            unused = started_bytes[layer]
+
+            compute = known
+            n_late = 1  # place 0 is for the one prefetch that may still be on its way; it ends before any demand
+            late_ready[0] = -1.0
+            for i in range(first, stop):
+                expert = rows.experts[i]
+                work = tiers.expert_ms[layer, rows.tokens[i]]
+                hit = state.place[layer, expert] >= 0
+                rest_bytes = tiers.rest_bytes[layer] if hit else tiers.whole_bytes[layer]
+                prefetched = arrival_pass[layer, expert] == p
+                record.lookups[phase, layer] += 1
+                touch(policy, state, layer, expert, i, rows.tokens[i], clock, rows)
+                if hit:
+                    record.hits[phase, layer] += 1
+                if prefetched:
+                    record.used[phase] += 1
+                    unused -= rest_bytes
+                elif not hit and rows.tokens[i] <= tiers.cpu_threshold:
+                    cpu_free = max(cpu_free, known) + tiers.cpu_ms[layer, rows.tokens[i]]
+                    record.cpu_runs[phase, layer] += 1
+                    continue
+                if not hit and policy != STATIC:
+                    insert(policy, state, layer, expert, 1, i)
+                if rest_bytes == 0.0 or (prefetched and arrival[layer, expert] <= known):
+                    compute += work
+                    continue
+                if hit:
+                    compute += tiers.theta[layer] * work
+                    work *= 1.0 - tiers.theta[layer]
+                if prefetched:
+                    late_ready[0], late_ms[0] = arrival[layer, expert], work
+                    continue
+                link_free = max(link_free, known) + (tiers.rest_ms[layer] if hit else tiers.whole_ms[layer])
+                record.moved[p] += rest_bytes
+                late_ready[n_late], late_ms[n_late] = link_free, work
+                n_late += 1
+            evict(policy, state, layer, sizes, tiers.capacity[layer], first)
+            record.wasted[p] += unused
+
+            if tiers.depth > 0:
+                nearest = layer + (1 if layer == 0 else tiers.depth)
+                for target in range(nearest, min(layer + tiers.depth, n_layers - 1) + 1):
+                    row = p * n_layers + target
+                    for j in range(ahead_offsets[row], ahead_offsets[row + 1]):
+                        expert = ahead_experts[j]
+                        if state.place[target, expert] >= 0 and tiers.rest_bytes[target] == 0.0:
+                            continue
+                        queue_layer[tail], queue_expert[tail], queue_time[tail] = target, expert, known
+                        tail += 1
+
+            for j in range(0 if late_ready[0] >= 0.0 else 1, n_late):
+                if late_ready[j] > compute:
+                    record.idle[p] += late_ready[j] - compute
+                    record.layer_idle[phase, layer] += late_ready[j] - compute
+                    compute = late_ready[j]
+                compute += late_ms[j]
+            if cpu_free > compute:
+                record.cpu_wait[p] += cpu_free - compute
+                compute = cpu_free
+            now = compute
+        record.latency[p] = now - began

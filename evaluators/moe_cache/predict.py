@@ -1,0 +1,144 @@
+"""Which experts a later layer will need: recorded predictions, a causal affinity predictor, and a fixed accuracy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from autotune.errors import UsageError
+from evaluators.moe_cache.trace import Batches, Int16, RoutingTrace
+
+Counts = npt.NDArray[np.int64]
+
+RECORDED = "recorded"
+AFFINITY = "affinity"
+
+
+@dataclass(frozen=True, eq=False)
+class Lookahead:
+    """The experts predicted for every layer, as batches.
+
+    Layer l is predicted from ``min(l, depth)`` layers before it, so layer 0 has none. `predictors` names, for each depth
+    from 1, where its predictions came from: ``recorded`` by the trace, or ``affinity``.
+    """
+
+    batches: Batches
+    predictors: tuple[str, ...]
+
+
+_CACHE: WeakKeyDictionary[RoutingTrace, dict[int, Lookahead]] = WeakKeyDictionary()
+_AFFINITY: WeakKeyDictionary[RoutingTrace, dict[int, Int16]] = WeakKeyDictionary()
+
+
+def lookahead(trace: RoutingTrace, depth: int) -> Lookahead:
+    """Predictions for prefetching `depth` layers ahead (at least 1). Computed once per trace and depth.
+
+    Recorded predictions are taken where the trace has that depth, else the affinity predictor learns from the trace.
+    """
+    known = _CACHE.setdefault(trace, {})
+    if depth not in known:
+        recorded = 0 if trace.predicted is None else len(trace.predicted)
+        picks = np.full(trace.experts.shape, -1, dtype=np.int16)
+        names = tuple(RECORDED if d <= recorded else AFFINITY for d in range(1, depth + 1))
+        for d in range(1, min(depth, trace.n_layers - 1) + 1):
+            layers = slice(d, None) if d == depth else slice(d, d + 1)
+            if trace.predicted is not None and d <= recorded:
+                picks[:, layers] = trace.predicted[d - 1][:, layers]
+            else:
+                picks[:, layers] = affinity_predictions(trace, d)[:, layers]
+        known[depth] = Lookahead(trace.batches_of(picks), names)
+    return known[depth]
+
+
+def affinity_predictions(trace: RoutingTrace, depth: int) -> Int16:
+    """``(T, L, k)`` experts predicted for layer l from the choice at layer ``l - depth``, best first; -1 is none.
+
+    Causal: pass p is predicted from passes before p alone. Expert j scores the sum over the token's experts i of the
+    share of tokens with i at ``l - depth`` that had j at l; the popularity of j breaks ties. A prefill token that skips
+    layer l is not predicted there.
+    """
+    known = _AFFINITY.setdefault(trace, {})
+    if depth not in known:
+        picks = np.full(trace.experts.shape, -1, dtype=np.int16)
+        _predict_by_affinity(trace.experts, trace.token_pass, trace.n_experts, depth, picks)
+        known[depth] = picks
+    return known[depth]
+
+
+def with_accuracy(trace: RoutingTrace, accuracy: float, seed: int, depths: int = 3) -> RoutingTrace:
+    """The trace with made-up predictions for studies: each true expert is predicted with probability `accuracy`.
+
+    Otherwise an expert that the token does not use takes its place. With one seed, what a lower accuracy predicts
+    rightly a higher one does too.
+
+    Raises:
+        UsageError: unless ``0 <= accuracy <= 1`` and ``depths >= 1``.
+    """
+    if not 0.0 <= accuracy <= 1.0 or depths < 1:
+        raise UsageError(
+            f"accuracy={accuracy}, depths={depths}: give an accuracy from 0 to 1 and a depth of at least 1"
+        )
+    rng = np.random.default_rng(seed)
+    predicted = np.full((depths, *trace.experts.shape), -1, dtype=np.int16)
+    for d in range(1, min(depths, trace.n_layers - 1) + 1):
+        for token, experts in enumerate(trace.experts[:, d:]):
+            right = rng.random(experts.shape) < accuracy
+            order = rng.random((len(experts), trace.n_experts))
+            routed = experts >= 0
+            np.put_along_axis(order, np.where(routed, experts, 0), 2.0, axis=1)
+            wrong = np.argsort(order, axis=1)[:, : trace.top_k]
+            # Where few experts are left unused, there is nothing wrong to predict in some slots.
+            unused = np.arange(trace.top_k) < trace.n_experts - trace.top_k
+            predicted[d - 1, token, d:] = np.where(routed, np.where(right, experts, np.where(unused, wrong, -1)), -1)
+    note = {"predictions": f"made up: accuracy {accuracy}, seed {seed}"}
+    return replace(trace, predicted=predicted, provenance={**trace.provenance, **note})
+
+
+@njit(cache=True, nogil=True)
+def _learn(chosen: Int16, depth: int, followed: Counts, seen: Counts, popular: Counts) -> None:
+    """Count one token, ``(L, k)``: which experts followed which, `depth` layers later."""
+    n_layers, top_k = chosen.shape
+    for layer in range(depth, n_layers):
+        if chosen[layer, 0] < 0 or chosen[layer - depth, 0] < 0:
+            continue
+        for a in range(top_k):
+            popular[layer, chosen[layer, a]] += 1
+            source = chosen[layer - depth, a]
+            seen[layer, source] += 1
+            for b in range(top_k):
+                followed[layer, source, chosen[layer, b]] += 1
+
+
+@njit(cache=True, nogil=True)
+def _predict_by_affinity(
+    experts: Int16, token_pass: npt.NDArray[np.int32], n_experts: int, depth: int, out: Int16
+) -> None:
+    n_tokens, n_layers, top_k = experts.shape
+    followed = np.zeros((n_layers, n_experts, n_experts), dtype=np.int64)
+    seen = np.zeros((n_layers, n_experts), dtype=np.int64)
+    popular = np.zeros((n_layers, n_experts), dtype=np.int64)
+    score = np.empty(n_experts)
+    learned = 0
+    for token in range(n_tokens):
+        while token_pass[learned] < token_pass[token]:
+            _learn(experts[learned], depth, followed, seen, popular)
+            learned += 1
+        for layer in range(depth, n_layers):
+            if experts[token, layer, 0] < 0 or experts[token, layer - depth, 0] < 0 or learned == 0:
+                continue
+            # Far below any share, so that it decides between experts that are else equal or unseen.
+            score[:] = popular[layer] / (1e3 * top_k * learned * learned)
+            for a in range(top_k):
+                source = experts[token, layer - depth, a]
+                if seen[layer, source] > 0:
+                    score += followed[layer, source] / seen[layer, source]
+            for b in range(top_k):
+                best = np.argmax(score)
+                if score[best] <= 0.0:
+                    break
+                out[token, layer, b] = best
+                score[best] = -1.0
