@@ -1,7 +1,8 @@
 """Text that every machine with Python has: the standard library's source, docstrings, tables and language reference.
 
 Files and topics are split into training and held-out parts by a hash of their name, so that the split is the same on
-every machine and a held-out file never leaks into training through another chunk of itself.
+every machine. Topics of the language reference quote each other at length, so a paragraph that a held-out document has
+is taken out of the training documents too.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import ast
 import hashlib
 import os
 import pydoc_data.topics
-from collections.abc import Iterable
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -22,6 +24,7 @@ from autotune.errors import UsageError
 
 Kind = Literal["source", "docs", "docstrings", "tables"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+_BLANK_LINES = re.compile(rb"\n\s*\n")
 
 # Modules that are data in Python's syntax: character maps and entity tables, in columns.
 _TABLES = ("encodings/", "html/entities.py", "mimetypes.py", "stringprep.py", "token.py", "idlelib/keycodes.py")
@@ -38,6 +41,7 @@ _SKIPPED = {
     "ensurepip",
 }
 _HELD_OUT_OF = 12  # one document in so many is held out
+_PARAGRAPH = 80  # bytes from which a paragraph is its document's own and not a phrase that any text has
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,24 @@ def standard_library(folder: Path | None = None) -> tuple[Document, ...]:
         raise UsageError(f"the standard library's folder {root} holds no .py file; give the folder that holds os.py")
     topics: dict[str, str] = pydoc_data.topics.topics
     documents += [Document(f"topic:{name}", "docs", text.encode()) for name, text in sorted(topics.items())]
-    return tuple(documents)
+    return _without_held_out_paragraphs(documents)
+
+
+def paragraphs(text: bytes) -> list[tuple[bytes, bytes]]:
+    """The blocks between blank lines, each beside itself with its white space evened out, for comparison."""
+    return [(block, b" ".join(block.split())) for block in _BLANK_LINES.split(text)]
+
+
+def _without_held_out_paragraphs(documents: Sequence[Document]) -> tuple[Document, ...]:
+    held = {plain for d in documents if d.held_out for _, plain in paragraphs(d.text) if len(plain) >= _PARAGRAPH}
+    kept: list[Document] = []
+    for document in documents:
+        if document.held_out:
+            kept.append(document)
+            continue
+        own = [block for block, plain in paragraphs(document.text) if plain not in held]
+        kept.append(replace(document, text=b"\n\n".join(own)))
+    return tuple(kept)
 
 
 def _docstrings(source: bytes) -> list[str]:

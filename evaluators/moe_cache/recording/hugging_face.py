@@ -97,7 +97,9 @@ class HuggingFaceRoutedModel:
     def __init__(self, model: nn.Module, name: str, predictions: bool) -> None:
         self.name = name
         self._model = model
-        self._config: Any = model.config
+        config: Any = model.config
+        # Of a model that sees images too, the part that speaks.
+        self._config: Any = config.get_text_config()
         self._layers = routed_layers(model, predictions)
         self._cache: Any = None
         self.n_experts = self._layers[0].n_experts
