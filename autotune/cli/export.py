@@ -1,0 +1,94 @@
+"""`autotune export`: a study's trials as a file for other programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from autotune.cli.common import DEFAULT_STORAGE, StorageOption, StudyArgument
+from autotune.cli.studies import open_for_reading, trial_json
+from autotune.errors import UsageError
+
+if TYPE_CHECKING:
+    from autotune.study import Study
+
+FORMATS = ("json", "csv", "parquet", "optuna")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("export")(export)
+
+
+def export(
+    study: StudyArgument = None,
+    storage: StorageOption = DEFAULT_STORAGE,
+    format_: Annotated[
+        str,
+        typer.Option("--format", "-f", help="json, csv, parquet, or optuna (a storage that optuna-dashboard opens)."),
+    ] = "json",
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out", "-o", help="A file; for optuna a URL such as sqlite:///optuna.db. Standard output when not given."
+        ),
+    ] = None,
+) -> None:
+    """Write a study's trials as JSON, CSV or Parquet, or as an Optuna storage."""
+    if format_ not in FORMATS:
+        raise UsageError(f"--format {format_!r} is unknown; use one of: {', '.join(FORMATS)}")
+    if out is None and format_ in ("parquet", "optuna"):
+        raise UsageError(f"--out is missing; {format_} cannot be written to standard output")
+    opened = open_for_reading(study, storage)
+    if format_ == "optuna":
+        from autotune.integrations.optuna_export import export_study  # noqa: PLC0415
+
+        count = export_study(opened, str(out))
+        print(f"wrote {count} trials to {out}; open it with: optuna-dashboard {out}", file=sys.stderr)
+        return
+    if format_ == "parquet":
+        _parquet(opened, Path(str(out)))
+        return
+    text = _json(opened) if format_ == "json" else opened.frame().to_csv(index=False)
+    if out is None:
+        print(text, end="" if text.endswith("\n") else "\n")
+    else:
+        _target(Path(out)).write_text(text)
+
+
+def _json(study: Study) -> str:
+    record = study.record
+    document = {
+        "study": record.name,
+        "domain": record.domain,
+        "objectives": list(record.objectives),
+        "constraints": list(record.constraints),
+        "space": record.space,
+        "default": record.default_config,
+        "strategy": record.strategy,
+        "seed": record.seed,
+        "options": record.options,
+        "profile": None if record.profile_id is None else study.store.profile(record.profile_id).payload,
+        "trials": [{**trial_json(t), "samples": study.store.samples(t.id)} for t in study.trials],
+    }
+    return json.dumps(document, indent=2, default=str, allow_nan=False)
+
+
+def _parquet(study: Study, path: Path) -> None:
+    try:
+        import pyarrow  # noqa: F401, PLC0415
+    except ImportError:
+        raise UsageError(
+            "--format parquet needs the package pyarrow; install it with: pip install 'autotune[parquet]'"
+        ) from None
+    study.frame().to_parquet(_target(path))
+
+
+def _target(path: Path) -> Path:
+    if not path.parent.is_dir():
+        raise UsageError(f"--out {str(path)!r}: the folder {str(path.parent)!r} does not exist; create it first")
+    return path

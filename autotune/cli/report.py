@@ -1,0 +1,85 @@
+"""A finished search as text: what to use, what it gains, and the configurations measured beside it."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from autotune.cli.common import differences, heading, number, percent, short, table
+from autotune.objective import Objective
+from autotune.result import Outcome, Result
+
+_METRICS_SHOWN = 5
+
+
+def print_result(result: Result, console: Console) -> None:
+    """Print the best configuration beside the default and the baselines."""
+    study = result.study
+    counts = result.trials
+    failed = ", ".join(f"{count} {kind}" for kind, count in sorted(counts["failures"].items()))
+    console.print(
+        f"\nstudy [bold]{study.name}[/bold]: {counts['completed']} trials measured"
+        + (f", {counts['failed']} failed ({failed})" if counts["failed"] else "")
+        + (f" · {result.stop_reason}" if result.stop_reason else "")
+    )
+    for name, fact in study.record.options.get("facts", {}).items():
+        console.print(f"  {name}: {fact}", markup=False, soft_wrap=True)
+    if len(study.objectives) > 1:
+        _print_front(result, console)
+        return
+    if result.best is None:
+        console.print("no feasible configuration was measured")
+        return
+    _print_comparison(result, console)
+    if result.default is not None and result.best.number != result.default.number:
+        rows = [row for row in differences(result.best.config, result.default.config) if row[1] != row[2]]
+        console.print()
+        console.print(table("what to change", ["parameter", "default", "best"], rows))
+        console.print(f"all values: autotune best {study.name} --storage {study.store.url}", soft_wrap=True)
+    elif result.default is not None:
+        console.print("\nthe default configuration is the best that was measured")
+
+
+def _shown_metrics(result: Result) -> list[str]:
+    study = result.study
+    first = [o.metric for o in study.objectives] + [c.metric for c in study.constraints]
+    first += study.record.options.get("highlights", [])
+    measured = [name for outcome in (result.best, *result.pareto[:1]) if outcome for name in outcome.metrics]
+    return list(dict.fromkeys(first + measured))[:_METRICS_SHOWN]
+
+
+def _print_comparison(result: Result, console: Console) -> None:
+    metrics = _shown_metrics(result)
+    objective = result.study.objectives[0]
+    named: list[tuple[str, Outcome]] = [("best", result.best)] if result.best else []
+    if result.default is not None:
+        named.append(("default", result.default))
+    named += sorted(result.baselines.items(), key=lambda item: objective.sign * item[1].metrics[objective.metric])
+    rows = []
+    for label, outcome in named:
+        gain = _gain(objective, outcome, result.default)
+        values = [number(outcome.metrics.get(metric)) for metric in metrics]
+        rows.append([label, str(outcome.number), *values, percent(gain)])
+    columns = ["configuration", "trial", *map(heading, metrics), "gain over default"]
+    console.print()
+    console.print(table(None, columns, rows, right=columns[1:]))
+
+
+def _print_front(result: Result, console: Console) -> None:
+    metrics = _shown_metrics(result)
+    rows = [
+        [
+            str(o.number),
+            *(number(o.metrics.get(m)) for m in metrics),
+            "  ".join(f"{k}={short(v)}" for k, v in o.config.items()),
+        ]
+        for o in result.pareto
+    ]
+    columns = ["trial", *map(heading, metrics), "configuration"]
+    console.print()
+    console.print(table("Pareto front", columns, rows, right=columns[:-1]))
+
+
+def _gain(objective: Objective, outcome: Outcome, default: Outcome | None) -> float | None:
+    if default is None or outcome.number == default.number:
+        return None
+    return objective.gain(outcome.metrics[objective.metric], default.metrics[objective.metric])

@@ -1,0 +1,216 @@
+"""`autotune search`: the main job."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autotune.cli.common import DEFAULT_STORAGE, JsonOption, StorageOption, make_console, print_json, settings
+from autotune.errors import SearchFailedError, UsageError
+
+if TYPE_CHECKING:
+    from autotune.execution import Runner
+    from autotune.result import Result
+
+EXAMPLES = """
+[bold]Examples[/bold]
+
+  autotune search moe-cache                                   the shipped trace, on this machine
+
+  autotune search moe-cache --set trace=my.moetrace.npz --set budget_gib=4 --trials 100
+
+  autotune search space.yaml -- ./bench --tile {tile} --threads {threads}
+
+  autotune search --study NAME                                go on with a study
+"""
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What to search, from whichever of the three ways it was given in."""
+
+    arguments: dict[str, Any]
+    study: str
+    runner: Runner | None = None
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("search", epilog=EXAMPLES)(search)
+
+
+def search(
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[DOMAIN | SPACE.yaml]", help="An installed domain, or a file that describes a command to tune."
+        ),
+    ] = None,
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- COMMAND ...]", help="The command to tune.")
+    ] = None,
+    storage: StorageOption = DEFAULT_STORAGE,
+    study: Annotated[
+        str | None, typer.Option("--study", help="Name of the study; one that exists is gone on with.")
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option("--trials", help="Trials in the study when it is done (60).", show_default=False)
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", metavar="SECONDS", help="Stop asking after so long.")
+    ] = None,
+    strategy: Annotated[str | None, typer.Option("--strategy", help="Search algorithm; 'auto' chooses.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of the search (0).", show_default=False)] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="An option of the domain; see 'autotune domains NAME'."),
+    ] = None,
+    evaluator: Annotated[
+        str | None, typer.Option("--evaluator", help="Which of the domain's evaluators measures.")
+    ] = None,
+    objective: Annotated[
+        list[str] | None,
+        typer.Option("--objective", metavar="'minimize METRIC'", help="Instead of the domain's own; repeatable."),
+    ] = None,
+    constraint: Annotated[
+        list[str] | None,
+        typer.Option("--constraint", metavar="'METRIC <= X'", help="Limit on a measured metric; repeatable."),
+    ] = None,
+    isolate: Annotated[bool, typer.Option("--isolate", help="Run every evaluation in a process of its own.")] = False,
+    time_limit: Annotated[
+        float | None, typer.Option("--time-limit", metavar="SECONDS", help="Of one evaluation; isolates.")
+    ] = None,
+    memory_limit: Annotated[
+        float | None, typer.Option("--memory-limit", metavar="GIB", help="Of one evaluation; isolates.")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Search for the best configuration of a domain, or of any command."""
+    given = settings(set_ or [])
+    if target is not None and _is_file(target):
+        overrides = {"objectives": objective, "outcome_constraints": constraint}
+        request = _command_request(Path(target), command or [], study, {k: v for k, v in overrides.items() if v})
+        objective = constraint = None  # the command's evaluator had to know them
+    else:
+        if command:
+            raise UsageError("a command after '--' needs a SPACE.yaml before it that describes its parameters")
+        request = _domain_request(target, study, storage, given, evaluator)
+    arguments = request.arguments
+    for name, value in (
+        ("trials", trials),
+        ("timeout_s", timeout),
+        ("strategy", strategy),
+        ("seed", seed),
+        ("objectives", objective),
+        ("constraints", constraint),
+    ):
+        if value is not None:
+            arguments[name] = value
+    runner = request.runner
+    if isolate or time_limit is not None or memory_limit is not None:
+        runner = _isolated(arguments, time_limit, memory_limit)
+    _run(arguments, storage, request.study, runner, json_=json_)
+
+
+def _is_file(target: str) -> bool:
+    return Path(target).suffix.lower() in (".yaml", ".yml") or ("/" in target)
+
+
+def _command_request(path: Path, command: list[str], study: str | None, overrides: dict[str, Any]) -> _Request:
+    from autotune.command import CommandEvaluator, load_spec  # noqa: PLC0415 - each way imports what it needs
+    from autotune.execution import InProcess  # noqa: PLC0415
+    from autotune.objective import parse_objectives  # noqa: PLC0415
+
+    spec = load_spec(path, command or None, overrides)
+    space = spec.space()
+    arguments: dict[str, Any] = {
+        "space": space,
+        "evaluate": CommandEvaluator(spec),
+        "objectives": spec.objectives,
+        "constraints": spec.outcome_constraints,
+        "default": spec.default_config(space),
+        "trials": spec.trials,
+        "strategy": spec.strategy,
+        "seed": spec.seed,
+    }
+    names = [o.metric for o in parse_objectives(spec.objectives)]
+    return _Request(arguments, study or spec.name or path.stem, InProcess(names, spec.protocol()))
+
+
+def _domain_request(
+    target: str | None, study: str | None, storage: str, given: dict[str, str], evaluator: str | None
+) -> _Request:
+    from autotune.store import Store  # noqa: PLC0415
+
+    if target is None:
+        if study is None:
+            raise UsageError(
+                "nothing to search: name a domain (see 'autotune domains') or a SPACE.yaml, or a --study to go on with"
+            )
+        record = Store(storage, read_only=True).load_study(study)
+        if record.domain is None:
+            raise UsageError(
+                f"study {study!r} was not made from a domain; give the SPACE.yaml or use the Python API to go on with it"
+            )
+        kept = record.options
+        options = {**kept.get("domain_options", {}), **given}
+        arguments = {"space": record.domain, "options": options, "evaluator": evaluator or kept.get("evaluator")}
+        if record.budget.get("trials"):
+            arguments["trials"] = record.budget["trials"]
+        return _Request(arguments, study)
+    return _Request({"space": target, "options": given, "evaluator": evaluator}, study or target)
+
+
+def _isolated(arguments: dict[str, Any], time_limit: float | None, memory_limit: float | None) -> Runner:
+    from autotune.execution import Isolated  # noqa: PLC0415
+    from autotune.loop import domain_problem  # noqa: PLC0415
+    from autotune.objective import parse_objectives  # noqa: PLC0415
+
+    if not isinstance(arguments["space"], str):
+        raise UsageError(
+            "--isolate, --time-limit and --memory-limit are for domains; a command has timeout_s in its YAML file"
+        )
+    goals = arguments.get("objectives") or domain_problem(arguments["space"], arguments["options"]).objectives
+    return Isolated([o.metric for o in parse_objectives(goals)], time_limit_s=time_limit, memory_limit_gib=memory_limit)
+
+
+def _run(arguments: dict[str, Any], storage: str, study: str, runner: Runner | None, *, json_: bool) -> None:
+    from autotune.cli.live import ProgressView  # noqa: PLC0415
+    from autotune.cli.report import print_result  # noqa: PLC0415
+    from autotune.loop import search as run_search  # noqa: PLC0415
+
+    # With --json standard output belongs to the JSON object alone.
+    console = make_console(stderr=json_)
+    quiet = json_ and not sys.stderr.isatty()
+    view = ProgressView(console, arguments.get("trials"))
+    try:
+        with view:
+            result: Result = run_search(
+                arguments.pop("space"),
+                **arguments,
+                storage=storage,
+                study=study,
+                runner=runner,
+                callback=None if quiet else view.show,
+            )
+    except KeyboardInterrupt:
+        print(
+            "\nautotune: interrupted; every finished trial is kept. Go on with: "
+            f"autotune search --study {study} --storage {storage}",
+            file=sys.stderr,
+        )
+        raise
+    if json_:
+        print_json(result.to_dict())
+    else:
+        print_result(result, console)
+        console.print(f"\nsee it again: autotune show {study} --storage {storage}")
+        console.print(f"in a browser: autotune dashboard --storage {storage}", soft_wrap=True)
+    if result.best is None and not result.pareto:
+        raise SearchFailedError(
+            f"study {study!r} has no feasible measurement; see: autotune trials {study} --storage {storage}"
+        )

@@ -1,0 +1,233 @@
+"""`autotune studies`, `show`, `best`, `trials` and `domains`: reading what is kept."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autotune.cli.common import (
+    DEFAULT_STORAGE,
+    JsonOption,
+    StorageOption,
+    StudyArgument,
+    console,
+    number,
+    percent,
+    print_json,
+    short,
+    table,
+)
+from autotune.errors import SearchFailedError, UsageError
+
+if TYPE_CHECKING:
+    from autotune.study import Study
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.command("show")(show)
+    app.command("best")(best)
+    app.command("trials")(trials)
+    app.command("studies")(studies)
+    app.command("domains")(domains)
+
+
+def open_for_reading(name: str | None, storage: str) -> Study:
+    """A study to look at: nothing is written, and its domain need not be installed."""
+    from autotune.store import Store  # noqa: PLC0415 - these verbs should start fast
+    from autotune.study import Study  # noqa: PLC0415
+
+    store = Store(storage, read_only=True)
+    if name is None:
+        names = [summary.study.name for summary in store.studies()]
+        if len(names) != 1:
+            raise UsageError(
+                f"{storage} holds {len(names)} studies; name one: {', '.join(names[:8])}"
+                if names
+                else f"{storage} holds no study yet"
+            )
+        name = names[0]
+    record = store.load_study(name)
+    return Study.view(store, record)
+
+
+def show(study: StudyArgument = None, storage: StorageOption = DEFAULT_STORAGE, json_: JsonOption = False) -> None:
+    """Show a study's result: the best configuration beside the default and the baselines."""
+    from autotune.cli.report import print_result  # noqa: PLC0415
+    from autotune.result import Result  # noqa: PLC0415
+
+    result = Result.of(open_for_reading(study, storage))
+    if json_:
+        print_json(result.to_dict())
+    else:
+        print_result(result, console)
+
+
+def best(study: StudyArgument = None, storage: StorageOption = DEFAULT_STORAGE, json_: JsonOption = False) -> None:
+    """Print the best configuration alone, ready to be used by another program."""
+    from autotune.result import Result  # noqa: PLC0415
+
+    result = Result.of(open_for_reading(study, storage))
+    found = [result.best] if result.best else list(result.pareto)
+    if not found:
+        raise SearchFailedError(f"study {result.study.name!r} has no feasible measurement yet")
+    if json_:
+        print_json([o.to_dict() for o in found] if len(found) > 1 else found[0].to_dict())
+        return
+    for outcome in found:
+        metrics = "  ".join(f"{o.metric} {number(outcome.metrics[o.metric])}" for o in result.study.objectives)
+        console.print(f"[bold]trial {outcome.number}[/bold]  {metrics}")
+        width = max(map(len, outcome.config), default=0)
+        for name, value in outcome.config.items():
+            text = "[" + ", ".join(short(v) for v in value) + "]" if isinstance(value, list) else short(value)
+            console.print(f"  {name:<{width}}  {text}", soft_wrap=True, markup=False)
+
+
+def trials(
+    study: StudyArgument = None,
+    storage: StorageOption = DEFAULT_STORAGE,
+    state: Annotated[str | None, typer.Option("--state", help="completed, failed, running or waiting.")] = None,
+    last: Annotated[int | None, typer.Option("--last", help="Only so many, the newest.")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """List a study's trials."""
+    from autotune.store import TrialState  # noqa: PLC0415
+
+    opened = open_for_reading(study, storage)
+    rows = list(opened.trials)
+    if state is not None:
+        if state not in set(TrialState):
+            raise UsageError(f"--state {state!r} is unknown; use one of: {', '.join(TrialState)}")
+        rows = [t for t in rows if t.state == state]
+    if last is not None:
+        rows = rows[-last:] if last > 0 else []
+    if json_:
+        print_json([trial_json(t) for t in rows])
+        return
+    metrics = [o.metric for o in opened.objectives] + [c.metric for c in opened.constraints]
+    shown = [
+        [
+            str(t.number),
+            t.state.value if t.failure_kind is None else f"failed: {t.failure_kind.value}",
+            t.label or t.proposer,
+            *(number(t.values.get(m)) for m in metrics),
+            short(t.evaluate_s) if t.evaluate_s is not None else "–",
+            t.failure_message or "  ".join(f"{k}={short(v)}" for k, v in t.config.items()),
+        ]
+        for t in rows
+    ]
+    columns = ["trial", "state", "proposer", *metrics, "seconds", "configuration or failure"]
+    console.print(table(None, columns, shown, right=["trial", *metrics, "seconds"]))
+
+
+def trial_json(trial: Any) -> dict[str, Any]:
+    """A trial as JSON-able values."""
+    return {
+        "number": trial.number,
+        "state": trial.state.value,
+        "label": trial.label,
+        "proposer": trial.proposer,
+        "config": dict(trial.config),
+        "metrics": {
+            k: {"value": _finite(m.value), "half_width": _finite(m.half_width)} for k, m in trial.metrics.items()
+        },
+        "failure": {"kind": trial.failure_kind.value, "message": trial.failure_message} if trial.failure_kind else None,
+        "suggest_s": trial.suggest_s,
+        "evaluate_s": trial.evaluate_s,
+        "attempt": trial.attempt,
+        "notes": dict(trial.notes),
+        "created_at": trial.created_at,
+        "finished_at": trial.finished_at,
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def studies(storage: StorageOption = DEFAULT_STORAGE, json_: JsonOption = False) -> None:
+    """List the studies of a database, newest first."""
+    from autotune.store import Store, TrialState  # noqa: PLC0415
+    from autotune.study import Study  # noqa: PLC0415
+
+    store = Store(storage, read_only=True)
+    found: list[dict[str, Any]] = []
+    for summary in store.studies():
+        record = summary.study
+        history = Study.view(store, record).history
+        incumbent = history.best if len(record.objectives) == 1 else None
+        metric = history.task.objectives[0].metric
+        found.append(
+            {
+                "study": record.name,
+                "domain": record.domain,
+                "state": record.state,
+                "strategy": record.strategy,
+                "trials": sum(summary.trials.values()),
+                "failed": summary.trials.get(TrialState.FAILED, 0),
+                "objectives": list(record.objectives),
+                "best": incumbent.values[metric] if incumbent else None,
+                "gain": history.gain(incumbent),
+                "created_at": record.created_at,
+            }
+        )
+    if json_:
+        print_json(found)
+        return
+    if not found:
+        console.print(f"{storage} holds no study yet; make one with: autotune search moe-cache")
+        return
+    rows = [
+        [
+            s["study"],
+            s["domain"] or "–",
+            s["state"],
+            s["strategy"],
+            str(s["trials"]),
+            str(s["failed"]),
+            ", ".join(s["objectives"]),
+            number(s["best"]),
+            percent(s["gain"]),
+            _age(s["created_at"]),
+        ]
+        for s in found
+    ]
+    columns = ["study", "domain", "state", "strategy", "trials", "failed", "objective", "best", "gain", "age"]
+    console.print(table(None, columns, rows, right=["trials", "failed", "best", "gain", "age"]))
+
+
+def _age(created: dt.datetime) -> str:
+    seconds = (dt.datetime.now(dt.UTC) - created).total_seconds()
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def domains(
+    name: Annotated[str | None, typer.Argument(help="Show this domain's options.")] = None, json_: JsonOption = False
+) -> None:
+    """List the installed domains, or one domain's options."""
+    from autotune.domain import domain_names, load_domain  # noqa: PLC0415
+
+    if name is None:
+        listed = [load_domain(one) for one in domain_names()]
+        if json_:
+            print_json([{"domain": d.name, "summary": d.summary} for d in listed])
+            return
+        console.print(table(None, ["domain", "what it tunes"], [[d.name, d.summary] for d in listed]))
+        console.print("\noptions of one: autotune domains NAME")
+        return
+    domain = load_domain(name)
+    if json_:
+        print_json({"domain": domain.name, "summary": domain.summary, "options": domain.options.model_json_schema()})
+        return
+    console.print(f"[bold]{domain.name}[/bold]: {domain.summary}\n")
+    rows = []
+    for option, field in domain.options.model_fields.items():
+        default = "required" if field.is_required() else short(field.default) if field.default is not None else "–"
+        rows.append([option, default, field.description or ""])
+    console.print(table("options, given as --set NAME=VALUE", ["option", "default", "meaning"], rows))

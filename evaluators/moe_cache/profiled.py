@@ -1,0 +1,69 @@
+"""Evaluator `profiled`: a configuration's token latency from a routing trace and a hardware profile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from autotune.measurement import Measurement, Metric
+from evaluators.moe_cache.plan import CachePlan, Costs
+from evaluators.moe_cache.policies import LCP_OMEGA, LCP_RHO
+from evaluators.moe_cache.timeline import TimelineResult, simulate
+from evaluators.moe_cache.trace import RoutingTrace
+
+MIB = 2**20
+
+METRICS = (
+    "token_latency_ms",
+    "token_latency_p50_ms",
+    "token_latency_p99_ms",
+    "tokens_per_s",
+    "hit_rate",
+    "hit_rate_all",
+    "exposed_transfer_ms",
+    "cpu_wait_ms",
+    "moved_mib",
+    "wasted_mib",
+    "fast_memory_gib",
+    "cpu_expert_share",
+    "prefill_ms",
+    "prefetch_precision",
+)
+
+
+def plan_of(config: Mapping[str, Any]) -> CachePlan:
+    """The cache plan that a configuration of the domain `moe-cache` means. Budgets are MiB there."""
+    return CachePlan(
+        budget_bytes=tuple(round(mib * MIB) for mib in config["budget_mib"]),
+        theta=tuple(config["theta"]),
+        policy=config["policy"],
+        lcp_rho=config.get("lcp_rho", LCP_RHO),
+        lcp_omega=config.get("lcp_omega", LCP_OMEGA),
+        prefetch_depth=config["prefetch_depth"],
+        cpu_threshold_tokens=config.get("cpu_threshold_tokens", 0),
+    )
+
+
+class Profiled:
+    """Replays a trace through the configured caches on a timeline of one link and one compute stream.
+
+    Deterministic: the same trace, costs and configuration always give the same metrics, so they carry no half-widths.
+    """
+
+    def __init__(self, trace: RoutingTrace, costs: Costs) -> None:
+        self.trace = trace
+        self.costs = costs
+
+    def __call__(self, config: Mapping[str, Any]) -> Measurement:
+        result = self.timeline(config)
+        layers = {
+            "layer_hit_rate": [round(float(v), 4) for v in result.layer_hit_rate],
+            "layer_exposed_ms": [round(float(v), 4) for v in result.layer_exposed_ms],
+            "slots": [int(v) for v in result.slots],
+        }
+        metrics = {name: Metric(value) for name, value in result.metrics().items()}
+        return Measurement(metrics, {**layers, **result.notes})
+
+    def timeline(self, config: Mapping[str, Any]) -> TimelineResult:
+        """The whole timeline behind the metrics."""
+        return simulate(self.trace, plan_of(config), self.costs)

@@ -1,0 +1,243 @@
+"""The domain's side of the strategy `fixed-point`: budgets and splits by divide and conquer, windows by iteration.
+
+Given how much link time prefetches for each layer can use (the coupling), layers are independent: each has a cost at every
+share of the budget, the smallest over its splits, and the (min,+) merge of these curves gives the exact split of the
+budget. The plan's timeline then tells the windows that it really causes. A reconstruction in the spirit of MoEpic's
+"divide-and-conquer algorithm based on fixed-point iteration" (arXiv:2509.08342), whose details are not public.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from autotune.allocation import split_budget
+from autotune.errors import UsageError
+from evaluators.moe_cache.cost_curves import LayerPasses, layer_costs
+from evaluators.moe_cache.plan import MAX_PREFETCH_DEPTH, CachePlan, Costs, Floats, Ints
+from evaluators.moe_cache.policies import Policy
+from evaluators.moe_cache.predict import lookahead
+from evaluators.moe_cache.profiled import MIB
+from evaluators.moe_cache.replay import hit_curves
+from evaluators.moe_cache.timeline import TimelineResult, simulate
+from evaluators.moe_cache.trace import DECODE, RoutingTrace
+
+# Splits to choose from, whole experts first: of equally good splits the simplest is kept.
+THETAS = tuple(round(1.0 - 0.05 * step, 2) for step in range(21))
+QUANTA_PER_LAYER = 64
+
+SEARCHED_POLICIES = tuple(policy.value for policy in Policy if policy is not Policy.BELADY)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Fast memory that a plan may use.
+
+    Attributes:
+        total_bytes: of caches and staging buffers together.
+        staging_bytes: of the buffers for one layer's experts in flight; prefetching d layers ahead needs 1 + d of them.
+    """
+
+    total_bytes: int
+    staging_bytes: int
+
+    def for_caches(self, prefetch_depth: int) -> int:
+        """Bytes left for the caches; negative where not even the staging buffers fit."""
+        return self.total_bytes - (1 + prefetch_depth) * self.staging_bytes
+
+
+@dataclass(frozen=True)
+class Outer:
+    """The settings that the iteration is run for, one start each."""
+
+    policy: str
+    prefetch_depth: int
+    cpu_threshold_tokens: int = 0
+
+    @property
+    def name(self) -> str:
+        cpu = f" cpu<={self.cpu_threshold_tokens}" if self.cpu_threshold_tokens else ""
+        return f"{self.policy} prefetch={self.prefetch_depth}{cpu}"
+
+
+class CacheSolver:
+    """A `FixedPointMap` for one trace, machine and memory.
+
+    The coupling is ``(L,)`` ms: link time before the router of a layer is known that prefetches for it can use.
+
+    Args:
+        thetas: splits to choose from.
+        quanta: shares of a layer's experts in which budgets are given away.
+        max_prefetch_depth: 0 to 3.
+        with_cpu: whether misses may run on the slow tier; needs `costs.cpu_expert_ms`.
+    """
+
+    def __init__(
+        self,
+        trace: RoutingTrace,
+        costs: Costs,
+        memory: Memory,
+        *,
+        thetas: Sequence[float] = THETAS,
+        quanta: int = QUANTA_PER_LAYER,
+        policies: Sequence[str] = SEARCHED_POLICIES,
+        max_prefetch_depth: int = MAX_PREFETCH_DEPTH,
+    ) -> None:
+        self.trace = trace
+        self.costs = costs
+        self.memory = memory
+        self.thetas = np.asarray(thetas, dtype=np.float64)
+        self.quanta = quanta
+        thresholds = (0,) if costs.cpu_expert_ms is None else (0, 1)
+        self._outer = {
+            outer.name: outer
+            for policy in policies
+            for depth in range(max_prefetch_depth + 1)
+            for threshold in thresholds
+            if memory.for_caches((outer := Outer(policy, depth, threshold)).prefetch_depth) >= 0
+        }
+        if not self._outer:
+            raise UsageError(
+                f"budget of {memory.total_bytes / MIB:.1f} MiB does not hold the staging buffers, "
+                f"{memory.staging_bytes / MIB:.1f} MiB; give more"
+            )
+        self._hits: dict[str, npt.NDArray[np.int16]] = {}
+        self._predicted: dict[int, tuple[Ints, Ints]] = {}
+        self._starts: tuple[str, ...] | None = None
+
+    # ------------------------------------------------------ what the engine asks for
+
+    def starts(self) -> Sequence[str]:
+        """Outer settings by their latency with equal budgets of whole experts, the shortest first."""
+        if self._starts is None:
+            latency = {
+                name: self._simulate(self.uniform(outer)).latency_ms.mean() for name, outer in self._outer.items()
+            }
+            self._starts = tuple(sorted(latency, key=lambda name: latency[name]))
+        return self._starts
+
+    def initial(self, start: str) -> Floats:
+        """The windows that equal budgets of whole experts cause."""
+        return self._windows(self._simulate(self.uniform(self._outer[start])))
+
+    def apply(self, start: str, coupling: Floats) -> tuple[Floats, dict[str, Any], float]:
+        """Budgets and splits that are best at these windows; see `autotune.strategies.fixed_point.FixedPointMap`."""
+        plan = self.solve(self._outer[start], coupling)
+        result = self._simulate(plan)
+        return self._windows(result), config_of(plan, self.costs), float(result.latency_ms.mean())
+
+    # ------------------------------------------------------------------- the pieces
+
+    def uniform(self, outer: Outer, theta: float = 1.0) -> CachePlan:
+        """Equal budgets for all layers and one split."""
+        layers = self.trace.n_layers
+        share = max(0, self.memory.for_caches(outer.prefetch_depth)) // layers
+        return CachePlan(
+            budget_bytes=(share,) * layers,
+            theta=(theta,) * layers,
+            policy=outer.policy,
+            prefetch_depth=outer.prefetch_depth,
+            cpu_threshold_tokens=outer.cpu_threshold_tokens,
+        )
+
+    def solve(self, outer: Outer, windows: Floats) -> CachePlan:
+        """The exact optimum of the separated problem: budgets and splits for given windows."""
+        available = self.memory.for_caches(outer.prefetch_depth)
+        largest = int(self.costs.expert_bytes.max()) * self.trace.n_experts
+        # All of the memory in whole quanta, each at most a layer's experts / `quanta`.
+        count = max(1, math.ceil(available / (largest / self.quanta)))
+        quantum = available / count
+        tables = [
+            self._layer_table(outer, layer, float(windows[layer]), quantum) for layer in range(self.trace.n_layers)
+        ]
+        shares, _ = split_budget([table.min(axis=1) for table in tables], count)
+        chosen = [int(np.argmin(table[share])) for table, share in zip(tables, shares, strict=True)]
+        return CachePlan(
+            budget_bytes=tuple(math.floor(share * quantum) for share in shares),
+            theta=tuple(float(self.thetas[index]) for index in chosen),
+            policy=outer.policy,
+            prefetch_depth=outer.prefetch_depth,
+            cpu_threshold_tokens=outer.cpu_threshold_tokens,
+        )
+
+    def _layer_table(self, outer: Outer, layer: int, window_ms: float, quantum: float) -> Floats:
+        """``(quanta + 1, splits)`` mean ms of a layer's experts, by share of the budget and split."""
+        size = float(self.costs.expert_bytes[layer])
+        n_experts = self.trace.n_experts
+        shares = np.arange(math.ceil(size * n_experts / quantum) + 1 if quantum > 0 else 1)
+        # Rounded down as the plan's budget will be, so that no slot is counted that the bytes do not hold.
+        budget = np.floor(shares * quantum)[:, None]
+        slot = self.thetas * size
+        fitting = np.divide(budget, slot, out=np.zeros((len(shares), len(slot))), where=slot > 0)
+        slots = np.minimum(np.floor(fitting + 1e-9), n_experts).astype(np.int64)
+        rest = (1.0 - self.thetas) * size
+        out = np.empty(slots.shape)
+        cpu = self.costs.cpu_expert_ms if outer.cpu_threshold_tokens else None
+        layer_costs(
+            self._layer_passes(outer, layer),
+            slots,
+            self.thetas,
+            float(self.costs.transfer_ms(size)),
+            np.where(rest > 0, self.costs.transfer_ms(rest), 0.0),
+            float(self.costs.expert_ms[layer, 1]),
+            math.inf if cpu is None else float(cpu[layer, 1]),
+            window_ms if outer.prefetch_depth else 0.0,
+            out,
+        )
+        return out
+
+    def _layer_passes(self, outer: Outer, layer: int) -> LayerPasses:
+        if outer.policy not in self._hits:
+            self._hits[outer.policy] = hit_curves(self.trace.passes(), outer.policy)
+        right, wrong = self._predictions(outer.prefetch_depth)
+        hits = np.ascontiguousarray(self._hits[outer.policy][:, layer])
+        lookups = np.full(len(hits), self.trace.top_k, dtype=np.int64)  # a decode token's experts are distinct
+        return LayerPasses(lookups, right[:, layer].copy(), wrong[:, layer].copy(), hits)
+
+    def _predictions(self, depth: int) -> tuple[Ints, Ints]:
+        """``(P, L)`` counts of experts that were predicted and needed, and predicted in vain, per decode token."""
+        if depth not in self._predicted:
+            needed = self.trace.passes()
+            decode = needed.pass_phase == DECODE
+            shape = (needed.n_passes, needed.n_layers)
+            right = np.zeros(shape, dtype=np.int64)
+            wrong = np.zeros(shape, dtype=np.int64)
+            if depth:
+                ahead = lookahead(self.trace, depth).batches
+                keys = ahead.row_of_entry * needed.n_experts + ahead.experts
+                wanted = needed.row_of_entry * needed.n_experts + needed.experts
+                used = np.isin(keys, wanted)
+                right = np.bincount(ahead.row_of_entry[used], minlength=right.size).reshape(shape)
+                wrong = np.bincount(ahead.row_of_entry[~used], minlength=right.size).reshape(shape)
+            self._predicted[depth] = right[decode], wrong[decode]
+        return self._predicted[depth]
+
+    def _simulate(self, plan: CachePlan) -> TimelineResult:
+        return simulate(self.trace, plan, self.costs)
+
+    @staticmethod
+    def _windows(result: TimelineResult) -> Floats:
+        """Link time before each router: the window, less what the layer before still demanded in it."""
+        demanded = np.concatenate(([0.0], result.layer_exposed_ms[:-1]))
+        windows: Floats = np.maximum(result.layer_window_ms - demanded, 0.0)
+        return windows
+
+
+def config_of(plan: CachePlan, costs: Costs) -> dict[str, Any]:
+    """The configuration of the domain `moe-cache` that means this plan."""
+    config: dict[str, Any] = {
+        "budget_mib": [budget / MIB for budget in plan.budget_bytes],
+        "theta": list(plan.theta),
+        "policy": plan.policy,
+        "prefetch_depth": plan.prefetch_depth,
+    }
+    if plan.policy == Policy.LCP:
+        config |= {"lcp_rho": plan.lcp_rho, "lcp_omega": plan.lcp_omega}
+    if costs.cpu_expert_ms is not None:
+        config["cpu_threshold_tokens"] = plan.cpu_threshold_tokens
+    return config

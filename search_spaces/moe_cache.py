@@ -1,0 +1,255 @@
+"""Domain `moe-cache`: how a mixture-of-experts model that does not fit in fast memory should use what there is."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from autotune.domain import Problem
+from autotune.errors import UsageError
+from autotune.hardware import HardwareProfile, TierPair, load_named, load_or_measure
+from autotune.space import Categorical, Config, Float, Int, SearchSpace
+from autotune.store import Profile
+from evaluators.moe_cache.formats import load_trace
+from evaluators.moe_cache.machine import LayerWork, costs_of
+from evaluators.moe_cache.model_config import from_config_json
+from evaluators.moe_cache.model_shape import ModelShape
+from evaluators.moe_cache.plan import MAX_PREFETCH_DEPTH, Costs
+from evaluators.moe_cache.policies import LCP_OMEGA, LCP_RHO
+from evaluators.moe_cache.presets import PRESETS, preset
+from evaluators.moe_cache.profiled import METRICS, MIB, Profiled
+from evaluators.moe_cache.solver import SEARCHED_POLICIES, CacheSolver, Memory
+from evaluators.moe_cache.trace import RoutingTrace
+
+SHIPPED_TRACES = Path(__file__).parent.parent / "evaluators" / "moe_cache" / "traces"
+THIS_MACHINE = "this machine"
+_MAX_THRESHOLD = 64  # tokens; beyond, loading an expert is cheaper on every machine that was measured
+
+
+class Options(BaseModel):
+    """What a user may set with ``--set NAME=VALUE``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    trace: Annotated[str, Field(description="routing trace: a file, or the name of a shipped one")] = "tiny-moe"
+    model: Annotated[
+        str | None,
+        Field(description="preset or config.json of the trace's model; found by the trace's name if left out"),
+    ] = None
+    bits: Annotated[
+        float | None,
+        Field(gt=0, le=32, description="bits per expert weight; the trace's or the model's own if left out"),
+    ] = None
+    budget_gib: Annotated[
+        float | None, Field(gt=0, description="fast memory for experts, staging buffers included")
+    ] = None
+    budget_fraction: Annotated[
+        float, Field(gt=0, le=2, description="the same as a share of all expert bytes, where budget_gib is left out")
+    ] = 0.25
+    hardware: Annotated[
+        str, Field(description="a hardware profile by name or file; this machine is measured if left out")
+    ] = THIS_MACHINE
+    tier: Annotated[
+        Literal["auto", "ram<-disk", "gpu<-host"], Field(description="memory tiers to measure on this machine")
+    ] = "auto"
+    context: Annotated[int, Field(ge=1, description="cached positions that attention reads per token")] = 512
+    max_prefetch_depth: Annotated[
+        int, Field(ge=0, le=MAX_PREFETCH_DEPTH, description="layers ahead to look at most")
+    ] = MAX_PREFETCH_DEPTH
+    remeasure: Annotated[bool, Field(description="measure this machine again")] = False
+
+    @model_validator(mode="after")
+    def _one_machine(self) -> Options:
+        if self.hardware != THIS_MACHINE and (self.remeasure or self.tier != "auto"):
+            raise ValueError("hardware names a profile, so tier and remeasure have nothing to measure; leave them out")
+        return self
+
+
+class MoeCache:
+    """The domain; see `docs/moe-cache.md`."""
+
+    name = "moe-cache"
+    summary = "expert caches of a mixture-of-experts model: budget and split per layer, eviction, prefetch"
+    options = Options
+
+    def problem(self, options: Options) -> Problem:
+        """Load the trace, measure or load the machine, and lay out the search.
+
+        Raises:
+            UsageError: for a trace, model, budget or machine that cannot be used.
+        """
+        trace = _trace(options.trace)
+        model = _model(options.model, trace)
+        expert_bytes = _expert_bytes(trace, model, options.bits)
+        total = _budget(options, trace, expert_bytes)
+        memory = Memory(total, trace.top_k * int(expert_bytes.max()))
+        _check_budget(memory, expert_bytes)
+        work = LayerWork.of(model, options.context)
+        profile = _profile(options, work)
+        costs = costs_of(profile, work, expert_bytes, int(trace.passes().pass_tokens.max()))
+        return _problem(trace, costs, memory, profile, options)
+
+
+def _problem(trace: RoutingTrace, costs: Costs, memory: Memory, profile: HardwareProfile, options: Options) -> Problem:
+    default = _uniform(trace, costs, memory, "lru")
+    evaluator = Profiled(trace, costs)
+    solver = CacheSolver(trace, costs, memory, max_prefetch_depth=_max_depth(options, memory))
+    return Problem(
+        space=_space(trace, costs, memory, _max_depth(options, memory)),
+        objectives=("minimize token_latency_ms",),
+        default=default,
+        evaluators={"profiled": evaluator},
+        metrics=METRICS,
+        highlights=("tokens_per_s", "hit_rate", "exposed_transfer_ms", "moved_mib"),
+        baselines=_baselines(trace, costs, memory),
+        domain_map=solver,
+        profile=Profile(
+            profile.environment.fingerprint,
+            profile.environment.to_dict(),
+            f"hardware:{profile.tier_pair}",
+            profile.to_dict(),
+        ),
+        facts={
+            "trace": f"{trace.model}: {trace.n_layers} layers x {trace.n_experts} experts, top {trace.top_k}, "
+            f"{trace.decode_tokens} decode tokens",
+            "budget": f"{memory.total_bytes / MIB:.1f} MiB of {_all_experts(trace, costs) / MIB:.1f} MiB of experts",
+            "hardware": f"{profile.name} ({profile.tier_pair})",
+        },
+    )
+
+
+def _space(trace: RoutingTrace, costs: Costs, memory: Memory, max_depth: int) -> SearchSpace:
+    layers = trace.n_layers
+    whole_layer = int(costs.expert_bytes.max()) * trace.n_experts
+    most = min(whole_layer, memory.for_caches(0)) / MIB
+    parameters = [
+        Float("budget_mib", 0.0, most, size=layers),
+        Float("theta", 0.0, 1.0, size=layers, default=[1.0] * layers),
+        Categorical("policy", list(SEARCHED_POLICIES)),
+        Float("lcp_rho", 0.01, 1.0, when="policy == 'lcp'", default=LCP_RHO),
+        Float("lcp_omega", 1.0, 4096.0, log=True, when="policy == 'lcp'", default=LCP_OMEGA),
+        Int("prefetch_depth", 0, max_depth, default=0),
+    ]
+    if costs.cpu_expert_ms is not None:
+        parameters.append(Int("cpu_threshold_tokens", 0, _MAX_THRESHOLD, default=0))
+    # Every layer ahead that is fetched for needs staging buffers of its own, out of the same memory.
+    staging, total = memory.staging_bytes / MIB, memory.total_bytes / MIB
+    return SearchSpace(parameters, [f"sum(budget_mib) + {staging!r} * (1 + prefetch_depth) <= {total!r}"])
+
+
+def _uniform(
+    trace: RoutingTrace, costs: Costs, memory: Memory, policy: str, theta: float = 1.0, depth: int = 0
+) -> Config:
+    share = memory.for_caches(depth) // trace.n_layers / MIB
+    config: Config = {
+        "budget_mib": [share] * trace.n_layers,
+        "theta": [theta] * trace.n_layers,
+        "policy": policy,
+        "prefetch_depth": depth,
+    }
+    if policy == "lcp":
+        config |= {"lcp_rho": LCP_RHO, "lcp_omega": LCP_OMEGA}
+    if costs.cpu_expert_ms is not None:
+        config["cpu_threshold_tokens"] = 0
+    return config
+
+
+def _baselines(trace: RoutingTrace, costs: Costs, memory: Memory) -> dict[str, Config]:
+    """What people do besides the default: uniform budgets, least recently used, whole experts, no prefetch."""
+    found = {
+        "uniform LFU": _uniform(trace, costs, memory, "lfu"),
+        "cache-only (LCP)": _uniform(trace, costs, memory, "lcp"),
+        "popularity placement": _uniform(trace, costs, memory, "static"),
+    }
+    if memory.for_caches(1) >= 0:
+        found["prefetch-only"] = _uniform(trace, costs, memory, "lru", theta=0.0, depth=1)
+    return found
+
+
+def _max_depth(options: Options, memory: Memory) -> int:
+    """No deeper than the staging buffers fit."""
+    return max(d for d in range(options.max_prefetch_depth + 1) if memory.for_caches(d) >= 0)
+
+
+def _trace(name: str) -> RoutingTrace:
+    shipped = {path.name.removesuffix(".moetrace.npz"): path for path in SHIPPED_TRACES.glob("*.moetrace.npz")}
+    if name in shipped:
+        return load_trace(shipped[name])
+    if not Path(name).expanduser().is_file():
+        raise UsageError(
+            f"trace {name!r} is neither a file nor a shipped trace; shipped are: {', '.join(sorted(shipped))}"
+        )
+    trace = load_trace(Path(name).expanduser())
+    if trace.decode_tokens == 0:
+        raise UsageError(f"trace {name!r} has no decode token, so there is no token latency; record some generation")
+    return trace
+
+
+def _model(name: str | None, trace: RoutingTrace) -> ModelShape:
+    if name is None:
+        found = [model for key, model in PRESETS.items() if key in trace.model.lower()]
+        if not found:
+            raise UsageError(
+                f"model: no preset fits the trace's model {trace.model!r}; give --set model=NAME ({', '.join(PRESETS)}) "
+                "or the path of its config.json"
+            )
+        model = max(found, key=lambda m: len(m.name))
+    elif name.endswith(".json") or Path(name).is_dir():
+        path = Path(name)
+        model = from_config_json(path / "config.json" if path.is_dir() else path)
+    else:
+        model = preset(name)
+    if (model.n_layers, model.n_experts) != (trace.n_layers, trace.n_experts):
+        raise UsageError(
+            f"model {model.name} has {model.n_layers} layers of {model.n_experts} experts, but the trace has "
+            f"{trace.n_layers} of {trace.n_experts}; give the model that the trace was recorded from"
+        )
+    return model
+
+
+def _expert_bytes(trace: RoutingTrace, model: ModelShape, bits: float | None) -> np.ndarray[Any, np.dtype[np.int64]]:
+    if bits is None and trace.expert_bytes is not None:
+        return np.asarray(trace.expert_bytes, dtype=np.int64)
+    return np.full(trace.n_layers, model.expert_bytes(bits), dtype=np.int64)
+
+
+def _all_experts(trace: RoutingTrace, costs: Costs) -> int:
+    return int(costs.expert_bytes.sum()) * trace.n_experts
+
+
+def _budget(options: Options, trace: RoutingTrace, expert_bytes: np.ndarray[Any, np.dtype[np.int64]]) -> int:
+    if options.budget_gib is not None:
+        return round(options.budget_gib * 2**30)
+    return round(options.budget_fraction * int(expert_bytes.sum()) * trace.n_experts)
+
+
+def _check_budget(memory: Memory, expert_bytes: np.ndarray[Any, np.dtype[np.int64]]) -> None:
+    one = int(expert_bytes.max())
+    if memory.for_caches(0) < one:
+        need = (memory.staging_bytes + one) / MIB
+        raise UsageError(
+            f"budget of {memory.total_bytes / MIB:.2f} MiB holds no expert: staging buffers for one token's experts take "
+            f"{memory.staging_bytes / MIB:.2f} MiB and one expert {one / MIB:.2f} MiB; give budget_gib of at least "
+            f"{need / 1024:.4f}"
+        )
+
+
+def _profile(options: Options, work: LayerWork) -> HardwareProfile:
+    if options.hardware != THIS_MACHINE:
+        return load_named(options.hardware)
+    pair = TierPair.detect() if options.tier == "auto" else TierPair.parse(options.tier)
+    return load_or_measure(
+        pair,
+        work.shapes,
+        remeasure=options.remeasure,
+        progress=lambda step: print(
+            f"measuring this machine, once: {step.number}/{step.total} {step.what}", file=sys.stderr, flush=True
+        ),
+    )
+
+
+DOMAIN = MoeCache()
