@@ -56,7 +56,7 @@ class Isolated:
         objectives: metric names that every evaluation must return.
         protocol: how often to repeat; once by default. All repeats run in the same process.
         time_limit_s: wall time of one call in seconds; exceeding it is a `timeout`.
-        memory_limit_gib: memory of the session in GiB, the interpreter's own (0.1 GiB, with torch 0.5) included;
+        memory_limit_gib: memory of the session in GiB, the interpreter's own (0.13 GiB, with torch 0.3) included;
             exceeding it is an `oom`.
         hard_memory_limit: see above.
         reuse: False gives every configuration a process of its own.
@@ -100,6 +100,8 @@ class Isolated:
             if failure.kind not in _HARMLESS:
                 self._kill()
             raise
+        except UsageError:
+            raise
         except BaseException:
             self._kill()
             raise
@@ -130,9 +132,7 @@ class Isolated:
         if self._worker is not None and (self._worker.evaluate is not evaluate or self._worker.process.exited):
             self.close()
         if self._worker is None:
-            self._worker = _Worker(evaluate)
-            limit = int((self.limits.memory_gib or 0.0) * GIB) if self.hard_memory_limit else None
-            self._worker.load(self.objectives, limit)
+            self._worker = self._started(evaluate)
         reply = self._worker.ask(child.Call(dict(config), seed), self.limits)
         if isinstance(reply, Failure):
             raise reply
@@ -140,6 +140,15 @@ class Isolated:
             raise UsageError(reply.message)
         assert isinstance(reply, Measurement)
         return reply
+
+    def _started(self, evaluate: Evaluate) -> _Worker:
+        worker = _Worker(evaluate)
+        try:
+            worker.load(self.objectives, int((self.limits.memory_gib or 0.0) * GIB) if self.hard_memory_limit else None)
+        except BaseException:
+            worker.kill()
+            raise
+        return worker
 
 
 class _Worker:
@@ -198,6 +207,7 @@ class _Worker:
         return False
 
     def close(self) -> None:
+        self.process.remember_descendants()
         with contextlib.suppress(OSError):
             self._connection.send(child.Stop())
             self.process.exits_within(_GRACE_S)

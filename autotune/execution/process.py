@@ -126,6 +126,7 @@ class SessionProcess:
         self.peak_bytes = 0
         self._exited = threading.Event()
         self._code: int | None = None
+        self._remembered: list[psutil.Process] = []
         assert self._popen.stdout is not None
         self.stdout = Tail(self._popen.stdout, keep_bytes)
         self.stderr = self.stdout if self._popen.stderr is None else Tail(self._popen.stderr, keep_bytes)
@@ -171,6 +172,10 @@ class SessionProcess:
                 FailureKind.OOM, f"used {used / GIB:.3g} GiB of memory, more than the limit of {limit_gib:g} GiB"
             )
 
+    def remember_descendants(self) -> None:
+        """Note who descends from the leader, as those who left its session are not to be found once it has ended."""
+        self._remembered = _descendants(self.pid)
+
     def end(self) -> int:
         """Kill all that is left of the session and all descendants, reap the leader, and collect the last output.
 
@@ -178,7 +183,10 @@ class SessionProcess:
             The exit code as `subprocess` tells it, negative for a signal; a leader that had ended keeps its own.
         """
         if self._code is None:
-            for pid in _descendants(self.pid) | session_members(self.pid):
+            for process in [*self._remembered, *_descendants(self.pid)]:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()  # which looks at the start time first, as a number may have been given away
+            for pid in session_members(self.pid):
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -271,11 +279,11 @@ def _memory(pid: int, kind: str) -> int:
         return 0
 
 
-def _descendants(pid: int) -> set[int]:
+def _descendants(pid: int) -> list[psutil.Process]:
     try:
-        return {child.pid for child in psutil.Process(pid).children(recursive=True)}
+        return psutil.Process(pid).children(recursive=True)
     except psutil.Error:
-        return set()
+        return []
 
 
 def _kernel_oom_kills() -> int | None:

@@ -18,28 +18,20 @@ from autotune.measurement import Failure, Measurement, Metric
 Config = dict[str, Any]
 
 
-def double(config: Config) -> float:
-    return 2.0 * float(config["x"])
-
-
 def process_and_seed(config: Config, seed: int) -> dict[str, float]:
     return {"y": float(os.getpid()), "seed": float(seed)}
 
 
-def mutates(config: Config) -> float:
-    config["x"] += 1
-    return float(config["x"])
-
-
-def with_notes(config: Config) -> Measurement:
-    return Measurement({"y": Metric(1.0)}, {"device": "a"})
-
-
-def behave(config: Config) -> object:  # noqa: PLR0911
+def behave(config: Config, seed: int) -> object:  # noqa: PLR0911
     """Does what ``config["do"]`` says, and returns this process's number where it survives."""
     match config["do"]:
         case "pid":
             return float(os.getpid())
+        case "notes":
+            return Measurement({"y": Metric(float(seed))}, {"device": "a"})
+        case "mutate":
+            config["x"] += 1
+            return float(config["x"])
         case "abort":
             print("the last words", flush=True)
             os.abort()
@@ -79,7 +71,7 @@ def behave(config: Config) -> object:  # noqa: PLR0911
             return 1.0
         case "grandchildren":
             leave_grandchildren(Path(config["pids"]))
-            time.sleep(3600)
+            return 1.0
     raise AssertionError(config)
 
 
@@ -97,9 +89,7 @@ def leave_grandchildren(pids: Path) -> None:
     start = f"subprocess.Popen({sleeper!r}, start_new_session=True, stdout=subprocess.DEVNULL)"
     orphaned = f"import subprocess; print({start}.pid)"
     second = subprocess.run([sys.executable, "-c", orphaned], stdout=subprocess.PIPE, text=True, check=True).stdout
-    written = pids.with_suffix(".part")
-    written.write_text(f"{first.pid} {second}")
-    written.rename(pids)
+    pids.write_text(f"{first.pid} {second}")
 
 
 class Stateful:

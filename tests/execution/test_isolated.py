@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from autotune.errors import UsageError
-from autotune.execution import Isolated, details
+from autotune.execution import Isolated, Limits, details
 from autotune.execution.process import describe_exit
 from autotune.measurement import Failure, Protocol
 
@@ -54,12 +54,15 @@ def eventually_gone(pid: int) -> bool:
 
 
 def test_it_measures_in_another_process_and_uses_it_again(runner: Isolated) -> None:
-    first = runner.run(evaluators.process_and_seed, {}, seed=7).values()
-    second = runner.run(evaluators.process_and_seed, {}, seed=8).values()
-    assert (first["seed"], second["seed"]) == (7.0, 8.0)
-    assert first["y"] == second["y"] != os.getpid()
-    assert runner.run(evaluators.with_notes, {}, 0).notes == {"device": "a"}
+    assert pid_of(runner) == pid_of(runner) != os.getpid()
+    measured = runner.run(evaluators.behave, {"do": "notes"}, seed=7)
+    assert (measured.values(), measured.notes) == ({"y": 7.0}, {"device": "a"})
+
+
+def test_an_evaluator_may_be_an_object_and_another_one_replaces_its_process(runner: Isolated) -> None:
+    before = pid_of(runner)
     assert runner.run(evaluators.Stateful(0.5), {"x": 1}, 0).values() == {"y": 1.5}
+    assert is_gone(before)
 
 
 def test_a_process_for_each_configuration_serves_all_its_repeats() -> None:
@@ -73,38 +76,32 @@ def test_a_process_for_each_configuration_serves_all_its_repeats() -> None:
 
 
 def test_the_configuration_stays_the_callers(runner: Isolated) -> None:
-    config = {"x": 1}
-    assert runner.run(evaluators.mutates, config, 0).values() == {"y": 2.0}
-    assert config == {"x": 1}
+    config = {"do": "mutate", "x": 1}
+    assert runner.run(evaluators.behave, config, 0).values() == {"y": 2.0}
+    assert config["x"] == 1
 
 
 @pytest.mark.parametrize(
-    ("do", "message"),
+    ("do", "message", "known"),
     [
-        ("abort", "SIGABRT"),
-        ("segfault", "SIGSEGV"),
-        ("exit", "exited with code 3"),
-        ("sys.exit", "SystemExit: giving up"),
-        ("raise", "ValueError: tile 7 is odd and has two lines"),
+        ("abort", "SIGABRT", "the last words"),
+        ("segfault", "SIGSEGV", "in behave"),
+        ("exit", "exited with code 3", ""),
+        ("sys.exit", "SystemExit: giving up", "in behave"),
+        ("raise", "ValueError: tile 7 is odd and has two lines", "isolated_evaluators.py"),
     ],
 )
 def test_a_crash_is_a_failure_and_the_next_configuration_gets_a_new_process(
-    runner: Isolated, do: str, message: str
+    runner: Isolated, do: str, message: str, known: str
 ) -> None:
     before = pid_of(runner)
     caught = failure(runner, do=do)
     assert caught.kind == "crash"
     assert message in caught.message
     assert "\n" not in caught.message
+    assert known in details(caught)
     assert is_gone(before)
     assert pid_of(runner) != before
-
-
-def test_the_last_output_is_quoted_and_the_place_is_in_the_details(runner: Isolated) -> None:
-    caught = failure(runner, do="abort")
-    assert "the last words" in details(caught)
-    assert "isolated_evaluators.py" in details(caught)
-    assert "in behave" in details(failure(runner, do="raise"))
 
 
 @pytest.mark.parametrize(("do", "kind"), [("invalid", "invalid"), ("nan", "nan")])
@@ -114,13 +111,18 @@ def test_a_deliberate_failure_keeps_the_process(runner: Isolated, do: str, kind:
     assert pid_of(runner) == before
 
 
-def test_a_hang_is_a_timeout_and_takes_all_descendants_with_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", ["timeout", "close"])
+def test_descendants_end_with_the_process_daemons_included(tmp_path: Path, end: str) -> None:
     pids = tmp_path / "pids"
-    with Isolated(["y"], time_limit_s=4.0) as runner:
-        caught = failure(runner, do="grandchildren", pids=str(pids))
-    assert caught.kind == "timeout"
-    assert "4 s" in caught.message
-    in_session, daemonised = map(int, pids.read_text().split())
+    with Isolated(["y"]) as runner:
+        runner.run(evaluators.behave, {"do": "grandchildren", "pids": str(pids)}, 0)
+        in_session, daemonised = map(int, pids.read_text().split())
+        assert not is_gone(in_session)
+        assert not is_gone(daemonised)
+        if end == "timeout":
+            runner.limits = Limits(time_s=0.5)
+            caught = failure(runner, do="hang")
+            assert (caught.kind, caught.message) == ("timeout", "no result within 0.5 s")
     assert eventually_gone(in_session)
     assert eventually_gone(daemonised)
 
