@@ -1,0 +1,81 @@
+"""The list of studies: how far each is, and how much better than its default."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import streamlit as st
+from markupsafe import Markup
+
+from autotune.store import Store, StudyRecord, StudySummary
+from autotune.store.queries import MeasuredValues, measured_values
+from dashboard import markup, text
+from dashboard.markup import Cell, Row
+from dashboard.summary import SHOWN_STATES, Goals, default_of
+
+_CACHED_STUDIES = 500
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A study's best objective value, its gain over the default, and the size of its Pareto front."""
+
+    best: float | None
+    gain: float | None
+    front: int
+
+    @classmethod
+    def of(cls, goals: Goals, measured: Sequence[MeasuredValues]) -> Standing:
+        best = goals.best(measured)
+        return cls(
+            best=None if best is None else best.values[goals.first.metric],
+            gain=goals.gain(best, default_of(measured)),
+            front=len(goals.pareto(measured)) if len(goals.objectives) > 1 else 0,
+        )
+
+
+def show(store: Store, studies: Sequence[StudySummary]) -> None:
+    """Draw the list."""
+    now = dt.datetime.now(dt.UTC)
+    columns = [
+        Cell("study"), Cell("state"), Cell("domain"), Cell("measured", numeric=True), Cell("failed", numeric=True),
+        Cell("running", numeric=True), Cell("waiting", numeric=True), Cell("objective"), Cell("best", numeric=True),
+        Cell("gain over default", numeric=True), Cell("last change", numeric=True), Cell("created", numeric=True),
+    ]  # fmt: skip
+    rows = [_row(summary, _standing(store, summary.study), now) for summary in studies]
+    st.html(markup.table("studies", columns, rows))
+
+
+def _row(summary: StudySummary, standing: Standing, now: dt.datetime) -> Row:
+    study, goals = summary.study, Goals.of(summary.study)
+    counts = [summary.trials.get(state, 0) for state in SHOWN_STATES]
+    several = len(goals.objectives) > 1
+    best: Markup | str = markup.exact(standing.best, goals.first.unit)
+    return Row(
+        [
+            Cell(markup.study_link(study.name), wraps=True),
+            Cell(study.state),
+            Cell(study.domain or text.NOTHING),
+            *(Cell(str(count), numeric=True) for count in counts),
+            Cell(", ".join(map(str, goals.objectives)), wraps=True),
+            Cell(f"{standing.front} on the front" if several else best, numeric=True),
+            Cell(text.NOTHING if several else markup.gain(standing.gain), numeric=True),
+            Cell(text.age(study.updated_at, now), numeric=True),
+            Cell(text.age(study.created_at, now), numeric=True),
+        ]
+    )
+
+
+def _standing(store: Store, study: StudyRecord) -> Standing:
+    return _cached_standing(store.url, study.id, str(study.created_at), str(study.updated_at), store, study)
+
+
+@st.cache_data(max_entries=_CACHED_STUDIES, show_spinner=False)
+def _cached_standing(
+    url: str, study_id: int, created: str, updated: str, _store: Store, _study: StudyRecord
+) -> Standing:
+    """Every ask and tell moves `updated`, so that only studies that changed are read again."""
+    goals = Goals.of(_study)
+    return Standing.of(goals, measured_values(_store, study_id, goals.metrics))
