@@ -190,9 +190,7 @@ def _read_csv(text: str, path: Path) -> RoutingTrace:
 
 
 def _header_numbers(header: list[str], path: Path) -> dict[str, Any]:
-    values: dict[str, Any] = dict(
-        pair for line in header if "n_expert=" in line for pair in re.findall(r"(\w+)=(\S+)", line)
-    )
+    values: dict[str, Any] = dict(pair for line in header if " n_" in line for pair in re.findall(r"(\w+)=(\S+)", line))
     for name in ("n_layer", "n_expert", "n_expert_used"):
         if not str(values.get(name, "")).isdigit():
             raise UsageError(
@@ -232,7 +230,7 @@ def _column(table: pd.DataFrame, name: str, path: Path, first_line: int) -> Any:
         row = int(np.argmax(wrong))
         kind = "number" if name == "weight" else "whole number"
         raise UsageError(
-            f"trace {path} line {first_line + row}: column {name} is {table[name].iloc[row]!r}; give a {kind}"
+            f"trace {path} line {first_line + row}: column {name} is {str(table[name].iloc[row])!r}; give a {kind}"
         )
     return numbers if name == "weight" else numbers.astype(np.int64)
 
