@@ -14,6 +14,7 @@ from pathlib import Path
 from autotune.errors import UsageError
 from autotune.hardware.cache import DEFAULT_BUDGET_S, Step, measure_profile, scratch_folder, write_atomically
 from autotune.hardware.fingerprint import current_environment
+from autotune.hardware.measure import measure_noisy_again
 from autotune.hardware.shapes import DEFAULT_SHAPES, parse_shape
 from autotune.hardware.tiers import RAM_DISK, TierPair
 
@@ -28,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--shape", action="append", help="such as ffn:hidden=2048,inter=768; may be repeated")
     parser.add_argument("--scratch", type=Path, help="folder on the disk to measure; by default the cache folder")
     parser.add_argument("--budget", type=float, default=DEFAULT_BUDGET_S, help="seconds")
+    parser.add_argument("--patience", type=float, default=0.0, help="seconds to wait for quiet and repeat noisy curves")
     parser.add_argument("--file-mib", type=int, default=1024, help="size of the scratch file")
     options = parser.parse_args(given)
     try:
@@ -44,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             progress=_show,
             command=shlex.join(["python", "-m", "autotune.hardware", *given]),
         )
+        profile = measure_noisy_again(profile, options.patience)
         write_atomically(options.output, profile.published(options.name).to_json())
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)

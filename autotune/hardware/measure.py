@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
+import psutil
 import torch
 
 from autotune.errors import UsageError
 from autotune.hardware.compute import COLD_BYTES, timer, work_of
 from autotune.hardware.contention import is_contended, run_delay_ms
-from autotune.hardware.profile import ComputeEntry, Curve, LinkEntry
+from autotune.hardware.profile import ComputeEntry, Curve, HardwareProfile, LinkEntry
 from autotune.hardware.shapes import DenseShape, FfnShape
 from autotune.hardware.tiers import Link
 from autotune.measurement import Metric, Protocol, median_interval, summarise
@@ -28,6 +29,10 @@ LINK_SIZES = tuple(2**k for k in range(12, 27))  # 4 KiB to 64 MiB
 TOKENS = tuple(2**k for k in range(10))  # 1 to 512
 # A twentieth is what shared machines reach in seconds; two hundred repeats bound what a hopeless point may take.
 PROTOCOL = Protocol(warmup=1, min_repeats=6, max_repeats=200, target=0.05)
+
+# A machine is called quiet when its processors were this idle for that long.
+_QUIET_PERCENT = 15.0
+_QUIET_S = 1.0
 
 K = TypeVar("K")
 
@@ -127,6 +132,32 @@ def measure_compute(
     samplers = {n: timer(work, shape, n, device) for n in tokens}
     measured = measure_points(samplers, protocol, max(0.0, deadline - time.monotonic()))
     return ComputeEntry(shape=shape, device=device, curve=_curve(tokens, [measured[n] for n in tokens], protocol))
+
+
+def measure_noisy_again(profile: HardwareProfile, patience_s: float, budget_s: float = 5.0) -> HardwareProfile:
+    """Measure compute curves with noisy points again, whenever the machine is quiet, for at most `patience_s` seconds.
+
+    A curve is replaced by one with fewer noisy points. What is chosen by is the flag, never the time itself.
+
+    Args:
+        profile: of this machine.
+        patience_s: for waiting and measuring together; 0 returns the profile as it is.
+        budget_s: seconds for each curve.
+    """
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline:
+        noisy = [entry for entry in profile.compute if any(entry.curve.noisy)]
+        if not noisy:
+            break
+        for entry in noisy:
+            while psutil.cpu_percent(interval=_QUIET_S) > _QUIET_PERCENT and time.monotonic() < deadline:
+                pass  # asking takes the interval, so this is the wait itself
+            if time.monotonic() >= deadline:
+                break
+            again = measure_compute(entry.shape, entry.device, entry.curve.x, budget_s=budget_s)
+            if sum(again.curve.noisy) < sum(entry.curve.noisy):
+                profile = profile.merge([again])
+    return profile
 
 
 def measure_points(

@@ -52,7 +52,7 @@ class DenseShape(_Shape):
     kv_heads: _Size
     head_dim: _Size
     experts: _Size
-    context: _Size = 1024
+    context: _Size = 512
     dtype: DType = "bfloat16"
 
     @model_validator(mode="after")

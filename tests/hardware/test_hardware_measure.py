@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from itertools import count, cycle
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from autotune.errors import UsageError
-from autotune.hardware import compute, measure
+from autotune.hardware import Environment, HardwareProfile, compute, measure
 from autotune.hardware.contention import is_contended, run_delay_ms
 from autotune.hardware.measure import Budget, measure_compute, measure_link, measure_points
 from autotune.hardware.shapes import DenseShape, FfnShape, parse_shape
@@ -101,6 +102,25 @@ def test_a_point_without_a_single_quiet_sample_is_kept_and_called_contended(monk
     point = measure_points({"x": lambda: 3.0}, Protocol(0, 6, 8, 0.05), 60.0)["x"]
     assert point.contended
     assert point.metric.value == 3.0
+
+
+def test_noisy_curves_are_measured_again_and_precise_ones_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "_QUIET_PERCENT", 100.0)  # every machine is quiet enough, so that nothing waits
+    once, precise = Protocol(0, 1, 1, None), (0.001, 0.001)
+    noisy = measure_compute(FFN, "cpu", (1, 2), once, 1.0)
+    good = measure_compute(DENSE, "cpu", (1, 2), once, 1.0)
+    quiet = good.curve.model_copy(update={"half_width_ms": precise, "samples": (9, 9), "contended": (False, False)})
+    good = good.model_copy(update={"curve": quiet})
+    before = HardwareProfile(
+        name="a", tier_pair="ram<-disk", environment=Environment("0" * 16, {}), compute=(noisy, good), command="c",
+        links=measure_link(LinearLink(), (4096,), QUICK, 9.0), created_at=datetime(2025, 1, 2, tzinfo=UTC),
+    )  # fmt: skip
+    assert measure.measure_noisy_again(before, 0.0) == before
+    after = measure.measure_noisy_again(before, 4.0, budget_s=0.5)
+    assert sum(after.compute[0].curve.noisy) <= sum(noisy.curve.noisy)
+    assert after.compute[0].curve.x == (1, 2)
+    assert after.compute[1] == good
+    assert after.links == before.links
 
 
 def test_contention_is_told_by_lost_slices_only() -> None:

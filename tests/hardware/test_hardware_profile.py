@@ -213,4 +213,4 @@ def test_a_wrong_shape_is_named(text: str, named: str) -> None:
 
 def test_weight_bytes_count_every_matrix() -> None:
     assert FFN.weight_bytes == 3 * 64 * 32 * 2
-    assert DENSE.weight_bytes == 2 * (64 * 64 * 2 + 2 * 64 * 32 + 8 * 64 + 2 * 1024 * 32)
+    assert DENSE.weight_bytes == 2 * (64 * 64 * 2 + 2 * 64 * 32 + 8 * 64 + 2 * 512 * 32)
