@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -111,7 +112,10 @@ class SearchSpace:
 
     def with_anchors(self, configs: Iterable[Config]) -> SearchSpace:
         """The same space that knows of further feasible configurations."""
-        return SearchSpace(self.parameters, self.constraints, [*self.anchors, *configs], max_rows=self.max_rows)
+        space = copy.copy(self)  # shares what has been enumerated
+        space.anchors = (*self.anchors, *(self._checked_anchor(config) for config in configs))
+        space._sampler = Sampler(self._feasible, self._matrix(space.anchors))
+        return space
 
     # One configuration
 
@@ -236,6 +240,7 @@ class SearchSpace:
             "parameters": [p.to_dict() for p in self.parameters],
             "constraints": [_constraint_dict(c) for c in self.constraints],
             "anchors": [dict(a) for a in self.anchors],
+            "max_rows": self.max_rows,
         }
 
     @classmethod
@@ -268,11 +273,11 @@ class SearchSpace:
             names = one.get("parameters")
             constraints.append(Constraint(callables[name], name, None if names is None else tuple(names)))
         parameters = [parameter_from_dict(p) for p in given.get("parameters", [])]
-        return cls(parameters, constraints, given.get("anchors", []))
+        return cls(parameters, constraints, given.get("anchors", []), max_rows=given.get("max_rows", MAX_ROWS))
 
     def definition_hash(self) -> str:
-        """SHA-256 of parameters and constraints (not of anchors); equal for equal definitions on every machine."""
-        definition = {name: part for name, part in self.to_dict().items() if name != "anchors"}
+        """SHA-256 of parameters and constraints (not of anchors and limits); equal for equal definitions on every machine."""
+        definition = {name: part for name, part in self.to_dict().items() if name not in ("anchors", "max_rows")}
         text = json.dumps(definition, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
