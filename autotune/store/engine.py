@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sqlite3
 from pathlib import Path
+from typing import NoReturn
 
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import QueuePool, StaticPool
 
 from autotune.errors import StoreError, UsageError
 from autotune.store.models import HEAD_REVISION
@@ -16,6 +19,7 @@ from autotune.store.models import HEAD_REVISION
 _DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg", "mysql": "mysql+pymysql"}
 _BUSY_TIMEOUT_MS = 30_000
 _MIGRATION_LOCK = 0x61757475  # PostgreSQL advisory lock, so that two workers never migrate at once
+_OUR_REVISION = re.compile(r"\d{4}")  # other programs that use alembic (Optuna is one) name theirs otherwise
 
 
 class StorageUnavailableError(StoreError, UsageError):
@@ -33,7 +37,7 @@ def open_engine(url: str, *, read_only: bool = False) -> sa.Engine:
         StorageUnavailableError: naming the URL and the way out.
     """
     parsed = _parse(url)
-    shown = parsed.render_as_string(hide_password=True)
+    shown = shown_url(url)
     try:
         engine = _sqlite(parsed, read_only=read_only) if parsed.get_backend_name() == "sqlite" else _server(parsed)
     except ImportError as error:
@@ -45,11 +49,28 @@ def open_engine(url: str, *, read_only: bool = False) -> sa.Engine:
         _bring_up_to_date(engine, shown, read_only=read_only)
     except (sa.exc.OperationalError, sa.exc.DatabaseError) as error:
         engine.dispose()
-        raise StorageUnavailableError(f"storage {shown!r} cannot be opened: {_first_line(error)}") from None
+        raise StorageUnavailableError(f"storage {shown!r} cannot be opened: {first_line(error)}") from None
     except BaseException:
         engine.dispose()
         raise
     return engine
+
+
+def shown_url(url: str) -> str:
+    """The URL as people may see it: without its password."""
+    return _parse(url).render_as_string(hide_password=True)
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file behind a SQLite URL; None for databases in memory and on servers."""
+    parsed = _parse(url)
+    if parsed.get_backend_name() != "sqlite" or _in_memory(parsed):
+        return None
+    return Path(str(parsed.database))
+
+
+def _in_memory(url: sa.URL) -> bool:
+    return url.database in (None, "", ":memory:")
 
 
 def _parse(url: str) -> sa.URL:
@@ -74,7 +95,12 @@ def _server(url: sa.URL) -> sa.Engine:
 
 def _sqlite(url: sa.URL, *, read_only: bool) -> sa.Engine:
     path = url.database
-    in_memory = path in (None, "", ":memory:")
+    in_memory = _in_memory(url)
+    if url.query:
+        raise StorageUnavailableError(
+            f"storage {str(url)!r} has the options {', '.join(url.query)}, which are not understood; leave out what "
+            "follows the question mark"
+        )
     if not in_memory:
         file = Path(str(path))
         if read_only and not file.exists():
@@ -89,20 +115,18 @@ def _sqlite(url: sa.URL, *, read_only: bool) -> sa.Engine:
     def connect() -> sqlite3.Connection:
         if in_memory:
             return sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-        uri = f"{Path(str(path)).absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+        uri = f"{Path(str(path)).absolute().as_uri()}?{_access(Path(str(path))) if read_only else 'mode=rwc'}"
         # isolation_level None hands transactions to us; Python's own would begin them too late.
         return sqlite3.connect(
             uri, uri=True, isolation_level=None, check_same_thread=False, timeout=_BUSY_TIMEOUT_MS / 1000
         )
 
-    engine = sa.create_engine("sqlite://", creator=connect, poolclass=StaticPool if in_memory else None)
-    engine.url = url if in_memory else engine.url
+    engine = sa.create_engine("sqlite://", creator=connect, poolclass=StaticPool if in_memory else QueuePool)
 
     @sa.event.listens_for(engine, "connect")
     def _settings(connection: sqlite3.Connection, _: object) -> None:
         connection.execute("PRAGMA foreign_keys=ON")
         if not (in_memory or read_only):
-            connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
 
     @sa.event.listens_for(engine, "begin")
@@ -113,41 +137,70 @@ def _sqlite(url: sa.URL, *, read_only: bool) -> sa.Engine:
     return engine
 
 
+def _access(file: Path) -> str:
+    """How to open a file for reading.
+
+    Readers of a WAL database write a lock file beside it. Where the folder cannot be written (a published store, say),
+    SQLite has to be told that nothing changes, and would then overlook a log that is left beside the file.
+    """
+    beside = os.access(file.parent, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+    return "mode=ro" if beside or file.with_name(f"{file.name}-wal").exists() else "mode=ro&immutable=1"
+
+
 def _bring_up_to_date(engine: sa.Engine, shown: str, *, read_only: bool) -> None:
     with engine.connect() as connection:
-        revision = _revision(connection)
-    if revision == HEAD_REVISION:
-        return
+        revision = _revision(connection, shown)
     if revision is not None and revision > HEAD_REVISION:  # revisions are zero-padded numbers
         raise StorageUnavailableError(
             f"storage {shown!r} was written by a newer version of autotune (schema {revision}, this one knows "
             f"{HEAD_REVISION}); upgrade autotune to use it"
         )
     if read_only:
+        if revision == HEAD_REVISION:
+            return
         what = "holds no autotune studies" if revision is None else f"has the older schema {revision}"
         raise StorageUnavailableError(
             f"storage {shown!r} {what}; run a search with it first, which brings it up to date"
         )
+    if engine.dialect.name == "sqlite":
+        _use_wal(engine)
+    if revision == HEAD_REVISION:
+        return
     with engine.connect().execution_options(writes=True) as connection, connection.begin():
         _lock(connection)
-        revision = _revision(connection)  # another worker may have been quicker
-        if revision == HEAD_REVISION:
-            return
-        if revision is None and _foreign_tables(connection):
-            raise StorageUnavailableError(
-                f"storage {shown!r} already holds the tables of another program; name another file or database"
-            )
-        _migrate(connection)
+        if _revision(connection, shown) != HEAD_REVISION:  # another worker may have been quicker
+            _migrate(connection)
 
 
-def _revision(connection: sa.Connection) -> str | None:
-    if not sa.inspect(connection).has_table("alembic_version"):
+def _revision(connection: sa.Connection, shown: str) -> str | None:
+    """The schema's revision; None for an empty database. Refuses the databases of other programs."""
+    tables = sa.inspect(connection).get_table_names()
+    if not tables:
         return None
-    return connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+    if "alembic_version" not in tables:
+        _refuse_foreign(shown)
+    revision = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+    if revision is None or not _OUR_REVISION.fullmatch(revision):
+        _refuse_foreign(shown)
+    return str(revision)
 
 
-def _foreign_tables(connection: sa.Connection) -> list[str]:
-    return sa.inspect(connection).get_table_names()
+def _refuse_foreign(shown: str) -> NoReturn:
+    raise StorageUnavailableError(
+        f"storage {shown!r} already holds the tables of another program; name another file or database"
+    )
+
+
+def _use_wal(engine: sa.Engine) -> None:
+    """WAL is a property of the file, so it is set once, after the file is known to be ours; a memory has none."""
+    raw = engine.raw_connection()
+    try:
+        cursor = raw.cursor()
+        if cursor.execute("PRAGMA journal_mode").fetchone()[0] == "delete":
+            cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.close()
+    finally:
+        raw.close()
 
 
 def _lock(connection: sa.Connection) -> None:
@@ -165,5 +218,6 @@ def _migrate(connection: sa.Connection) -> None:
     command.upgrade(config, "head")
 
 
-def _first_line(error: sa.exc.DBAPIError) -> str:
+def first_line(error: sa.exc.DBAPIError) -> str:
+    """What the database said, in one line."""
     return str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__

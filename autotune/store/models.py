@@ -27,7 +27,8 @@ class UtcDateTime(TypeDecorator[dt.datetime]):
 
 
 # Names are bounded so that MySQL can index them.
-NAME = sa.String(255)
+NAME_LENGTH = 255
+NAME = sa.String(NAME_LENGTH)
 
 metadata = sa.MetaData(
     naming_convention={
@@ -104,8 +105,8 @@ trials = sa.Table(
     sa.Column("attempt", sa.Integer, nullable=False),
     sa.Column("revision", sa.Integer, nullable=False),
     sa.Column("environment_id", sa.ForeignKey("environments.id")),
-    sa.Column("suggest_s", sa.Float, nullable=False),
-    sa.Column("evaluate_s", sa.Float),
+    sa.Column("suggest_s", sa.Double, nullable=False),
+    sa.Column("evaluate_s", sa.Double),
     sa.Column("notes", sa.Text),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("finished_at", UtcDateTime),
@@ -119,8 +120,8 @@ metrics = sa.Table(
     metadata,
     sa.Column("trial_id", sa.ForeignKey("trials.id", ondelete="CASCADE"), primary_key=True),
     sa.Column("name", NAME, primary_key=True),
-    sa.Column("value", sa.Float),  # NULL is NaN, which not every database can hold
-    sa.Column("half_width", sa.Float),
+    sa.Column("value", sa.Double),  # NULL is NaN, which not every database can hold
+    sa.Column("half_width", sa.Double),
     sa.Column("unit", sa.String(32), nullable=False),
 )
 
@@ -130,7 +131,7 @@ samples = sa.Table(
     sa.Column("trial_id", sa.ForeignKey("trials.id", ondelete="CASCADE"), primary_key=True),
     sa.Column("metric", NAME, primary_key=True),
     sa.Column("index", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("value", sa.Float),
+    sa.Column("value", sa.Double),
 )
 
 reports = sa.Table(
@@ -139,7 +140,7 @@ reports = sa.Table(
     sa.Column("trial_id", sa.ForeignKey("trials.id", ondelete="CASCADE"), primary_key=True),
     sa.Column("step", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("metric", NAME, primary_key=True),
-    sa.Column("value", sa.Float),
+    sa.Column("value", sa.Double),
 )
 
 artifacts = sa.Table(

@@ -11,44 +11,38 @@ Concurrency contract
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import json
 import math
-import os
-import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-import psutil
 import sqlalchemy as sa
+from sqlalchemy.pool import StaticPool
 
 from autotune.errors import LeaseLostError, StoreError, UsageError
 from autotune.measurement import Failure, FailureKind, Measurement, Metric
-from autotune.objective import unit_of
 from autotune.store import models as m
-from autotune.store.engine import open_engine
+from autotune.store import statements as q
+from autotune.store.engine import first_line, open_engine, shown_url
 from autotune.store.records import Profile, Proposal, StudyRecord, StudySummary, TrialRecord, TrialState
+from autotune.store.rows import (
+    begun_record,
+    clean,
+    digest,
+    dumps,
+    finished_record,
+    metric_rows,
+    nullable,
+    sample_rows,
+    study_record,
+    trial_record,
+    utc_now,
+)
+from autotune.store.workers import is_dead
 
 MAX_ATTEMPTS = 3  # how often a trial is tried when the machine, not the configuration, fails
-_TAKE_OVER = (TrialState.WAITING.value, TrialState.RUNNING.value)
-
-
-def worker_name() -> str:
-    """Identity of this process as a lease holder: host, process and the process's start, as numbers are reused."""
-    process = psutil.Process()
-    return f"{socket.gethostname()}:{process.pid}:{process.create_time():.2f}"
-
-
-def _is_dead(worker_id: str | None) -> bool:
-    """Whether a lease holder is known to be gone: it ran on this host and its process does not exist any more."""
-    host, pid, started = (worker_id or "::").rsplit(":", 2)
-    if host != socket.gethostname() or not pid.isdigit() or int(pid) == os.getpid():
-        return False
-    try:
-        return f"{psutil.Process(int(pid)).create_time():.2f}" != started
-    except psutil.NoSuchProcess:
-        return True
 
 
 class Store:
@@ -60,10 +54,14 @@ class Store:
         Raises:
             StorageUnavailableError: when it cannot be opened; the message names the way out.
         """
-        self.url = url
+        self.url = shown_url(url)
         self.read_only = read_only
         self._engine = open_engine(url, read_only=read_only)
         self._writer = self._engine.execution_options(writes=True)
+        # A database in memory is one connection, which carries one transaction at a time.
+        self._turn: AbstractContextManager[Any] = (
+            threading.Lock() if isinstance(self._engine.pool, StaticPool) else nullcontext()
+        )
 
     def close(self) -> None:
         """Give the connections back."""
@@ -71,19 +69,21 @@ class Store:
 
     @contextmanager
     def _write(self) -> Iterator[sa.Connection]:
+        if self.read_only:
+            raise StoreError(f"storage {self.url!r} was opened for reading only")
         try:
-            with self._writer.begin() as connection:
+            with self._turn, self._writer.begin() as connection:
                 yield connection
-        except sa.exc.OperationalError as error:
-            raise StoreError(f"storage {self.url!r} could not be written: {error.orig}") from error
+        except sa.exc.DBAPIError as error:
+            raise StoreError(f"storage {self.url!r} could not be written: {first_line(error)}") from error
 
     @contextmanager
     def _read(self) -> Iterator[sa.Connection]:
         try:
-            with self._engine.connect() as connection:
+            with self._turn, self._engine.connect() as connection:
                 yield connection
-        except sa.exc.OperationalError as error:
-            raise StoreError(f"storage {self.url!r} could not be read: {error.orig}") from error
+        except sa.exc.DBAPIError as error:
+            raise StoreError(f"storage {self.url!r} could not be read: {first_line(error)}") from error
 
     # ---------------------------------------------------------------- studies
 
@@ -106,9 +106,13 @@ class Store:
         """Write a new study.
 
         Raises:
-            UsageError: when the name is taken.
+            UsageError: when the name is taken, or cannot be a name.
         """
-        now = _now()
+        if not 0 < len(name) <= m.NAME_LENGTH or not name.isprintable() or name != name.strip():
+            raise UsageError(
+                f"study name {name!r} cannot be used; give 1 to {m.NAME_LENGTH} printable characters without space around"
+            )
+        now = utc_now()
         with self._write() as connection:
             profile_id = _save_profile(connection, profile) if profile else None
             try:
@@ -116,15 +120,15 @@ class Store:
                     m.studies.insert().values(
                         name=name,
                         domain=domain,
-                        space=_dumps(space),
+                        space=dumps(space),
                         space_hash=space_hash,
-                        objectives=_dumps(list(objectives)),
-                        constraints=_dumps(list(constraints)),
-                        default_config=_dumps(default_config),
+                        objectives=dumps(list(objectives)),
+                        constraints=dumps(list(constraints)),
+                        default_config=dumps(default_config),
                         strategy=strategy,
                         seed=seed,
-                        budget=_dumps(budget or {}),
-                        options=_dumps(options or {}),
+                        budget=dumps(budget or {}),
+                        options=dumps(options or {}),
                         state="running",
                         profile_id=profile_id,
                         next_number=0,
@@ -143,7 +147,7 @@ class Store:
         """The study of that name, or None."""
         with self._read() as connection:
             row = connection.execute(m.studies.select().where(m.studies.c.name == name)).one_or_none()
-        return None if row is None else _study(row)
+        return None if row is None else study_record(row)
 
     def load_study(self, name: str) -> StudyRecord:
         """The study of that name.
@@ -170,7 +174,7 @@ class Store:
             connection.execute(
                 m.studies.update()
                 .where(m.studies.c.id == study_id)
-                .values(state=state, stop_reason=reason, updated_at=_now())
+                .values(state=state, stop_reason=reason, updated_at=utc_now())
             )
 
     def studies(self) -> list[StudySummary]:
@@ -184,7 +188,9 @@ class Store:
             .group_by(m.trials.c.study_id, m.trials.c.failure_kind)
         )
         with self._read() as connection:
-            records = [_study(row) for row in connection.execute(m.studies.select().order_by(m.studies.c.id.desc()))]
+            records = [
+                study_record(row) for row in connection.execute(m.studies.select().order_by(m.studies.c.id.desc()))
+            ]
             states: dict[int, dict[TrialState, int]] = {}
             for study_id, state, count in connection.execute(by_state):
                 states.setdefault(study_id, {})[TrialState(state)] = count
@@ -204,73 +210,77 @@ class Store:
         lease_s: float,
         allow_duplicates: bool = False,
         environment_id: int | None = None,
+        up_to: int | None = None,
     ) -> list[TrialRecord | None]:
         """Turn proposals into running trials, in one transaction.
 
+        Args:
+            up_to: begin none whose number would be this or more, however many workers begin trials at once.
+
         Returns:
-            One entry per proposal; None where that configuration is in the study already and was not written again.
+            One entry per proposal; None where that configuration is in the study already, or was one too many.
         """
-        now = _now()
+        now = utc_now()
+        begun: list[TrialRecord | None] = []
         with self._write() as connection:
-            number, revision = self._advance(connection, study_id, now)
-            taken: set[str] = set() if allow_duplicates else _known_hashes(connection, study_id, proposals)
-            rows: list[dict[str, Any]] = []
-            begun: list[Proposal | None] = []
+            # Numbers are taken for all at once, and given back in the rare case that some are not needed.
+            after, revision = self._advance(connection, study_id, now, len(proposals))
+            number = after - len(proposals)
             for proposal in proposals:
-                if proposal.config_hash in taken:
+                known = {"this_study": study_id, "hash": proposal.config_hash}
+                if (up_to is not None and number >= up_to) or (
+                    not allow_duplicates and connection.execute(q.FIND_CONFIG, known).scalar() is not None
+                ):
                     begun.append(None)
                     continue
-                if not allow_duplicates:
-                    taken.add(proposal.config_hash)
-                begun.append(proposal)
-                rows.append(
-                    {
-                        "study_id": study_id,
-                        "number": number + len(rows),
-                        "config": proposal.config_json,
-                        "config_hash": proposal.config_hash,
-                        "label": proposal.label,
-                        "state": TrialState.RUNNING.value,
-                        "proposer": proposal.proposer,
-                        "fidelity": proposal.fidelity,
-                        "worker_id": worker_id,
-                        "lease_until": now + dt.timedelta(seconds=lease_s),
-                        "attempt": 1,
-                        "revision": revision,
-                        "environment_id": environment_id,
-                        "suggest_s": proposal.suggest_s,
-                        "notes": _dumps(proposal.notes) if proposal.notes else None,
-                        "created_at": now,
-                    }
-                )
-            # One by one: the key of each is needed, and an ask is rarely for more than a few.
-            ids = [_inserted_key(connection.execute(_INSERT_TRIAL, row)) for row in rows]
-            if rows:
-                connection.execute(_SET_NUMBER, {"this_study": study_id, "next_number": number + len(rows)})
-        fresh = iter(zip(ids, rows, strict=True))
-        return [None if proposal is None else _begun(proposal, *next(fresh)) for proposal in begun]
+                row = {
+                    "study_id": study_id,
+                    "number": number,
+                    "config": proposal.config_json,
+                    "config_hash": proposal.config_hash,
+                    "label": proposal.label,
+                    "state": TrialState.RUNNING.value,
+                    "proposer": proposal.proposer,
+                    "fidelity": proposal.fidelity,
+                    "worker_id": worker_id,
+                    "lease_until": now + dt.timedelta(seconds=lease_s),
+                    "attempt": 1,
+                    "revision": revision,
+                    "environment_id": environment_id,
+                    "suggest_s": proposal.suggest_s,
+                    "notes": dumps(proposal.notes) if proposal.notes else None,
+                    "created_at": now,
+                }
+                key = _inserted_key(connection.execute(q.INSERT_TRIAL, row))
+                begun.append(begun_record(proposal, key, row))
+                number += 1
+            if number != after:
+                connection.execute(q.SET_NUMBER, {"this_study": study_id, "number": number})
+        return begun
 
-    def take_over(self, study_id: int, *, worker_id: str, lease_s: float) -> TrialRecord | None:
+    def take_over(
+        self, study_id: int, *, worker_id: str, lease_s: float, environment_id: int | None = None
+    ) -> TrialRecord | None:
         """Lease a trial that waits to be evaluated again: released, expired, or left by a process that is gone.
 
-        A trial that was attempted `MAX_ATTEMPTS` times is closed as an `infra` failure instead.
+        A trial whose worker vanished `MAX_ATTEMPTS` times is closed as an `infra` failure instead.
         """
         if not self._stale(study_id):
             return None
-        now = _now()
+        now = utc_now()
         with self._write() as connection:
             _, revision = self._advance(connection, study_id, now)
-            for row in connection.execute(_open_trials(study_id)):
+            for row in connection.execute(q.OPEN_TRIALS, {"this_study": study_id}):
                 if not _can_be_taken(row, now):
                     continue
+                this = m.trials.update().where(m.trials.c.id == row.id)
                 if row.attempt >= MAX_ATTEMPTS and row.state == TrialState.RUNNING.value:
                     connection.execute(
-                        m.trials.update()
-                        .where(m.trials.c.id == row.id)
-                        .values(
+                        this.values(
                             state=TrialState.FAILED.value,
                             failure_kind=FailureKind.INFRA.value,
                             failure_message=f"given up after {row.attempt} attempts: its worker vanished each time",
+                            lease_until=None,
                             revision=revision,
                             finished_at=now,
                         )
@@ -281,17 +291,18 @@ class Store:
                     "worker_id": worker_id,
                     "lease_until": now + dt.timedelta(seconds=lease_s),
                     "attempt": row.attempt + 1,
+                    "environment_id": environment_id,
                     "revision": revision,
                 }
-                connection.execute(m.trials.update().where(m.trials.c.id == row.id).values(**values))
-                return _trial({**row._mapping, **values}, {})
+                connection.execute(this.values(**values))
+                return trial_record({**row._mapping, **values}, {})
         return None
 
     def _stale(self, study_id: int) -> bool:
         """A look without a lock, so that an ask in the ordinary case stays one transaction."""
-        now = _now()
+        now = utc_now()
         with self._read() as connection:
-            return any(_can_be_taken(row, now) for row in connection.execute(_open_trials(study_id)))
+            return any(_can_be_taken(row, now) for row in connection.execute(q.OPEN_TRIALS, {"this_study": study_id}))
 
     def extend_lease(self, trial: TrialRecord, lease_s: float) -> None:
         """Keep a running trial (a heartbeat).
@@ -299,8 +310,9 @@ class Store:
         Raises:
             LeaseLostError: when it was given to another worker.
         """
+        until = utc_now() + dt.timedelta(seconds=lease_s)
         with self._write() as connection:
-            self._swap(connection, trial, {"lease_until": _now() + dt.timedelta(seconds=lease_s)})
+            self._swap(connection, q.EXTEND, trial, {"lease_until": until})
 
     def finish(
         self,
@@ -319,76 +331,75 @@ class Store:
         Raises:
             LeaseLostError: when the trial is not this worker's any more, or was finished before.
         """
-        now = _now()
-        values: dict[str, Any] = {"evaluate_s": evaluate_s, "finished_at": now, "lease_until": None}
+        now = utc_now()
+        values: dict[str, Any] = dict.fromkeys(("failure_kind", "failure_message", "lease_until"))
+        values |= {"evaluate_s": evaluate_s, "finished_at": now}
         notes = dict(trial.notes)
+        metrics: Mapping[str, Metric] = {}
         if isinstance(outcome, Measurement):
             values["state"] = TrialState.COMPLETED.value
             notes |= outcome.notes
+            metrics = outcome.metrics
         elif outcome.kind is FailureKind.INFRA and retry and trial.attempt < MAX_ATTEMPTS:
-            values = {"state": TrialState.WAITING.value, "lease_until": None}
+            values |= {"state": TrialState.WAITING.value, "evaluate_s": None, "finished_at": None}
         else:
             values["state"] = TrialState.FAILED.value
             values["failure_kind"] = outcome.kind.value
-            values["failure_message"] = outcome.message
-        values["notes"] = _dumps(notes) if notes else None
+            values["failure_message"] = clean(outcome.message)
+        values["notes"] = dumps(notes) if notes else None
+        samples = sample_rows(trial.id, metrics)
         with self._write() as connection:
             _, values["revision"] = self._advance(connection, study_id, now)
-            self._swap(connection, trial, values)
-            if isinstance(outcome, Measurement):
-                _insert_metrics(connection, trial.id, outcome.metrics)
-        return TrialRecord(
-            id=trial.id,
-            number=trial.number,
-            config=trial.config,
-            config_hash=trial.config_hash,
-            state=TrialState(values["state"]),
-            proposer=trial.proposer,
-            attempt=trial.attempt,
-            revision=values["revision"],
-            label=trial.label,
-            fidelity=trial.fidelity,
-            worker_id=trial.worker_id,
-            failure_kind=FailureKind(values["failure_kind"]) if "failure_kind" in values else None,
-            failure_message=values.get("failure_message"),
-            metrics=outcome.metrics if isinstance(outcome, Measurement) else {},
-            suggest_s=trial.suggest_s,
-            evaluate_s=evaluate_s,
-            notes=notes,
-            created_at=trial.created_at,
-            finished_at=values.get("finished_at"),
-        )
+            self._swap(connection, q.FINISH, trial, values)
+            if metrics:
+                connection.execute(q.INSERT_METRICS, metric_rows(trial.id, metrics))
+            if samples:
+                connection.execute(q.INSERT_SAMPLES, samples)
+        return finished_record(trial, values, metrics)
 
     def release(self, study_id: int, trial: TrialRecord) -> None:
-        """Put a running trial back to wait, when its worker is stopped before it could finish."""
+        """Put a running trial back to wait, when its worker is stopped before it could finish.
+
+        Raises:
+            LeaseLostError: when it is not this worker's any more.
+        """
         with self._write() as connection:
-            _, revision = self._advance(connection, study_id, _now())
-            values = {"state": TrialState.WAITING.value, "lease_until": None, "revision": revision}
-            self._swap(connection, trial, values)
+            _, revision = self._advance(connection, study_id, utc_now())
+            values = {
+                **dict.fromkeys(("failure_kind", "failure_message", "evaluate_s", "finished_at", "lease_until")),
+                "state": TrialState.WAITING.value,
+                "notes": dumps(trial.notes) if trial.notes else None,
+                "revision": revision,
+            }
+            self._swap(connection, q.FINISH, trial, values)
 
     def report(self, trial: TrialRecord, step: int, values: Mapping[str, float]) -> None:
-        """Write intermediate values of a running trial."""
+        """Write intermediate values of a running trial.
+
+        Raises:
+            UsageError: when one of these metrics was reported for that step before.
+        """
+        if not values:
+            return
+        rows = [{"trial_id": trial.id, "step": step, "metric": k, "value": nullable(v)} for k, v in values.items()]
         with self._write() as connection:
-            connection.execute(
-                m.reports.insert(),
-                [{"trial_id": trial.id, "step": step, "metric": k, "value": _finite(v)} for k, v in values.items()],
-            )
+            try:
+                connection.execute(m.reports.insert(), rows)
+            except sa.exc.IntegrityError:
+                raise UsageError(
+                    f"trial {trial.number} has a report of {', '.join(values)} at step {step} already; count steps up"
+                ) from None
 
     def trials(self, study_id: int, since: int = -1) -> list[TrialRecord]:
         """The study's trials whose revision is above `since`, by number, with their metrics."""
-        chosen = (m.trials.c.study_id == study_id) & (m.trials.c.revision > since)
+        chosen = {"this_study": study_id, "since": since}
         with self._read() as connection:
-            rows = connection.execute(m.trials.select().where(chosen).order_by(m.trials.c.number)).all()
+            rows = connection.execute(q.CHANGED_TRIALS, chosen).all()
             found: dict[int, dict[str, Metric]] = {}
             if rows:
-                query = (
-                    sa.select(m.metrics.c.trial_id, m.metrics.c.name, m.metrics.c.value, m.metrics.c.half_width)
-                    .join(m.trials, m.trials.c.id == m.metrics.c.trial_id)
-                    .where(chosen)
-                )
-                for trial_id, name, value, half_width in connection.execute(query):
+                for trial_id, name, value, half_width in connection.execute(q.CHANGED_METRICS, chosen):
                     found.setdefault(trial_id, {})[name] = Metric(math.nan if value is None else value, half_width)
-        return [_trial(dict(row._mapping), found.get(row.id, {})) for row in rows]
+        return [trial_record(dict(row._mapping), found.get(row.id, {})) for row in rows]
 
     def samples(self, trial_id: int) -> dict[str, tuple[float, ...]]:
         """All samples of a trial by metric, in the order in which they were measured."""
@@ -428,26 +439,17 @@ class Store:
 
     # -------------------------------------------------------------- internals
 
-    def _advance(self, connection: sa.Connection, study_id: int, now: dt.datetime) -> tuple[int, int]:
-        """Take the study's row and move its revision; returns (next trial number, new revision)."""
-        connection.execute(_ADVANCE, {"this_study": study_id, "now": now})
-        row = connection.execute(_COUNTERS, {"this_study": study_id}).one_or_none()
-        if row is None:
+    def _advance(self, connection: sa.Connection, study_id: int, now: dt.datetime, count: int = 0) -> tuple[int, int]:
+        """Take the study's row and move its counters; returns (next trial number, revision) after that."""
+        moved = q.advance(connection, {"this_study": study_id, "now": now, "count": count})
+        if moved is None:
             raise StoreError(f"study {study_id} was deleted from {self.url} while it was in use")
-        return row.next_number, row.revision
+        return moved
 
     @staticmethod
-    def _swap(connection: sa.Connection, trial: TrialRecord, values: Mapping[str, Any]) -> None:
-        changed = connection.execute(
-            m.trials.update()
-            .where(
-                m.trials.c.id == trial.id,
-                m.trials.c.state == TrialState.RUNNING.value,
-                m.trials.c.worker_id == trial.worker_id,
-                m.trials.c.attempt == trial.attempt,
-            )
-            .values(**values)
-        ).rowcount
+    def _swap(connection: sa.Connection, update: sa.Update, trial: TrialRecord, values: Mapping[str, Any]) -> None:
+        lease = {"this_trial": trial.id, "this_worker": trial.worker_id, "this_attempt": trial.attempt}
+        changed = connection.execute(update, lease | {f"new_{name}": value for name, value in values.items()}).rowcount
         if changed != 1:
             raise LeaseLostError(
                 f"trial {trial.number} is not leased to {trial.worker_id} any more: it was told already, or its "
@@ -455,94 +457,26 @@ class Store:
             )
 
 
-_INSERT_TRIAL = m.trials.insert()
-_ADVANCE = (
-    m.studies.update()
-    .where(m.studies.c.id == sa.bindparam("this_study"))
-    .values(revision=m.studies.c.revision + 1, updated_at=sa.bindparam("now"))
-)
-_SET_NUMBER = (
-    m.studies.update()
-    .where(m.studies.c.id == sa.bindparam("this_study"))
-    .values(next_number=sa.bindparam("next_number"))
-)
-_COUNTERS = sa.select(m.studies.c.next_number, m.studies.c.revision).where(m.studies.c.id == sa.bindparam("this_study"))
-
-
-def _now() -> dt.datetime:
-    return dt.datetime.now(dt.UTC)
-
-
-def _dumps(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), allow_nan=False, default=str)
-
-
-def _finite(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _known_hashes(connection: sa.Connection, study_id: int, proposals: Iterable[Proposal]) -> set[str]:
-    query = sa.select(m.trials.c.config_hash).where(
-        m.trials.c.study_id == study_id, m.trials.c.config_hash.in_([p.config_hash for p in proposals])
-    )
-    return set(connection.execute(query).scalars())
-
-
-def _open_trials(study_id: int) -> sa.Select[Any]:
-    return (
-        m.trials.select()
-        .where(m.trials.c.study_id == study_id, m.trials.c.state.in_(_TAKE_OVER))
-        .order_by(m.trials.c.number)
-    )
-
-
 def _can_be_taken(row: Any, now: dt.datetime) -> bool:
     if row.state == TrialState.WAITING.value:
         return True
-    return bool(row.lease_until is None or row.lease_until < now or _is_dead(row.worker_id))
-
-
-def _insert_metrics(connection: sa.Connection, trial_id: int, metrics: Mapping[str, Metric]) -> None:
-    connection.execute(
-        m.metrics.insert(),
-        [
-            {
-                "trial_id": trial_id,
-                "name": name,
-                "value": _finite(metric.value),
-                "half_width": None if metric.half_width is None else _finite(metric.half_width),
-                "unit": unit_of(name),
-            }
-            for name, metric in metrics.items()
-        ],
-    )
-    rows = [
-        {"trial_id": trial_id, "metric": name, "index": index, "value": _finite(sample)}
-        for name, metric in metrics.items()
-        for index, sample in enumerate(metric.samples)
-    ]
-    if rows:
-        connection.execute(m.samples.insert(), rows)
+    return bool(row.lease_until is None or row.lease_until < now or is_dead(row.worker_id))
 
 
 def _save_environment(connection: sa.Connection, fingerprint: str, details: Mapping[str, Any]) -> int:
-    text = _dumps(details)
-    values = {"fingerprint": fingerprint, "details_hash": _digest(text), "details": text}
+    text = dumps(details)
+    values = {"fingerprint": fingerprint, "details_hash": digest(text), "details": text}
     return _find_or_insert(connection, m.environments, values, ("fingerprint", "details_hash"))
 
 
 def _save_profile(connection: sa.Connection, profile: Profile) -> int:
-    payload = _dumps(profile.payload)
+    payload = dumps(profile.payload)
     values = {
         "environment_id": _save_environment(connection, profile.fingerprint, profile.environment),
         "kind": profile.kind,
-        "payload_hash": _digest(payload),
+        "payload_hash": digest(payload),
         "payload": payload,
-        "created_at": _now(),
+        "created_at": utc_now(),
     }
     return _find_or_insert(connection, m.profiles, values, ("environment_id", "kind", "payload_hash"))
 
@@ -564,68 +498,3 @@ def _inserted_key(result: sa.CursorResult[Any]) -> int:
     if key is None:  # only for statements that insert nothing or many rows
         raise StoreError("the database returned no key for a row that was just written")
     return int(key[0])
-
-
-def _study(row: Any) -> StudyRecord:
-    return StudyRecord(
-        id=row.id,
-        name=row.name,
-        space=json.loads(row.space),
-        space_hash=row.space_hash,
-        objectives=tuple(json.loads(row.objectives)),
-        constraints=tuple(json.loads(row.constraints)),
-        default_config=json.loads(row.default_config),
-        strategy=row.strategy,
-        seed=row.seed,
-        state=row.state,
-        domain=row.domain,
-        stop_reason=row.stop_reason,
-        budget=json.loads(row.budget),
-        options=json.loads(row.options),
-        profile_id=row.profile_id,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-    )
-
-
-def _begun(proposal: Proposal, trial_id: int, row: Mapping[str, Any]) -> TrialRecord:
-    return TrialRecord(
-        id=trial_id,
-        number=row["number"],
-        config=proposal.config,
-        config_hash=proposal.config_hash,
-        state=TrialState.RUNNING,
-        proposer=proposal.proposer,
-        attempt=1,
-        revision=row["revision"],
-        label=proposal.label,
-        fidelity=proposal.fidelity,
-        worker_id=row["worker_id"],
-        suggest_s=proposal.suggest_s,
-        notes=proposal.notes,
-        created_at=row["created_at"],
-    )
-
-
-def _trial(row: Mapping[str, Any], metrics: Mapping[str, Metric]) -> TrialRecord:
-    return TrialRecord(
-        id=row["id"],
-        number=row["number"],
-        config=json.loads(row["config"]),
-        config_hash=row["config_hash"],
-        state=TrialState(row["state"]),
-        proposer=row["proposer"],
-        attempt=row["attempt"],
-        revision=row["revision"],
-        label=row["label"],
-        fidelity=row["fidelity"],
-        worker_id=row["worker_id"],
-        failure_kind=FailureKind(row["failure_kind"]) if row["failure_kind"] else None,
-        failure_message=row["failure_message"],
-        metrics=metrics,
-        suggest_s=row["suggest_s"],
-        evaluate_s=row["evaluate_s"],
-        notes=json.loads(row["notes"]) if row["notes"] else {},
-        created_at=row["created_at"],
-        finished_at=row["finished_at"],
-    )

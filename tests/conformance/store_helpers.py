@@ -1,0 +1,36 @@
+"""Short ways to fill a store, for suites and for the processes that they start."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from autotune.store import Proposal, Store, StudyRecord, TrialRecord
+
+WORKER = "elsewhere:1:1.00"  # a worker on another machine, of which nobody here can know whether it lives
+
+
+def new_study(store: Store, name: str = "study", **fields: Any) -> StudyRecord:
+    given: dict[str, Any] = {
+        "space": {"format": 1, "parameters": [], "constraints": []},
+        "space_hash": "0" * 64,
+        "objectives": ["minimize latency_ms"],
+        "constraints": [],
+        "default_config": {},
+        "strategy": "random",
+        "seed": 7,
+    }
+    return store.create_study(name=name, **(given | fields))
+
+
+def proposal(config: dict[str, Any], **fields: Any) -> Proposal:
+    text = json.dumps(config, sort_keys=True)
+    return Proposal(config, text, hashlib.sha256(text.encode()).hexdigest(), "random", **fields)
+
+
+def begin(store: Store, study: StudyRecord, config: dict[str, Any], worker: str = WORKER, **fields: Any) -> TrialRecord:
+    """One running trial."""
+    (record,) = store.begin_trials(study.id, [proposal(config, **fields)], worker_id=worker, lease_s=600)
+    assert record is not None
+    return record

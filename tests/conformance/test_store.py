@@ -1,0 +1,492 @@
+"""What every database must do for the engine."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from autotune.errors import LeaseLostError, StoreError, UsageError
+from autotune.measurement import Failure, FailureKind, Measurement, Metric, summarise
+from autotune.store import Profile, Store, TrialState
+from autotune.store.models import metadata
+from autotune.store.store import MAX_ATTEMPTS
+from autotune.store.workers import is_dead, worker_name
+from tests.conformance.store_helpers import WORKER, begin, new_study, proposal
+
+OTHER = "elsewhere:2:1.00"
+
+
+def measured(value: float) -> Measurement:
+    return Measurement({"latency_ms": Metric(value)})
+
+
+# Studies
+
+
+def test_a_study_comes_back_as_it_was_written(store: Store) -> None:
+    profile = Profile("machine-1", {"cpu": "x"}, "tiers", {"gib_per_s": [1.5, 2.0]})
+    written = new_study(
+        store, "köln ☕ 研究", domain="moe-cache", constraints=["vram_gib <= 24"], default_config={"tp": 4, "x": [0.5, None]},
+        budget={"trials": 60}, options={"a": {"b": "c"}}, seed=2**32 - 1, profile=profile,
+    )  # fmt: skip
+    read = store.load_study("köln ☕ 研究")
+    assert read == written
+    assert read.default_config == {"tp": 4, "x": [0.5, None]}
+    assert (read.seed, read.state, read.budget, read.options) == (
+        2**32 - 1,
+        "running",
+        {"trials": 60},
+        {"a": {"b": "c"}},
+    )
+    assert read.created_at is not None and read.created_at.utcoffset() is not None
+    assert read.profile_id is not None and store.profile(read.profile_id) == profile
+
+
+def test_a_name_is_taken_once_and_unknown_names_list_the_known(store: Store) -> None:
+    new_study(store, "first")
+    with pytest.raises(UsageError, match="'first' exists already"):
+        new_study(store, "first")
+    with pytest.raises(UsageError, match=r"'fist' does not exist .* holds: first"):
+        store.load_study("fist")
+    assert [s.study.name for s in store.studies()] == ["first"]
+
+
+@pytest.mark.parametrize("name", ["", " a", "a\n", "a\x00b", "x" * 256, "\ud800"])
+def test_names_that_no_database_could_hold_are_refused(store: Store, name: str) -> None:
+    with pytest.raises(UsageError, match="study name .* cannot be used"):
+        new_study(store, name)
+    assert store.studies() == []
+
+
+def test_studies_are_listed_newest_first_with_their_trials_counted(store: Store) -> None:
+    old, new = new_study(store, "old"), new_study(store, "new")
+    store.finish(old.id, begin(store, old, {"a": 1}), measured(1.0))
+    for number, kind in enumerate(["oom", "oom", "crash"]):
+        store.finish(old.id, begin(store, old, {"b": number}), Failure(kind))
+    begin(store, new, {"a": 1})
+    summaries = store.studies()
+    assert [s.study.name for s in summaries] == ["new", "old"]
+    assert summaries[0].trials == {TrialState.RUNNING: 1}
+    assert summaries[1].trials == {TrialState.COMPLETED: 1, TrialState.FAILED: 3}
+    assert summaries[1].failures == {"oom": 2, "crash": 1}
+
+
+def test_state_and_reason_are_kept(store: Store) -> None:
+    study = new_study(store)
+    store.set_study_state(study.id, "interrupted", "interrupted by the user")
+    read = store.load_study(study.name)
+    assert (read.state, read.stop_reason) == ("interrupted", "interrupted by the user")
+
+
+# Trials
+
+
+def test_a_trial_comes_back_as_it_was_written(store: Store) -> None:
+    study = new_study(store)
+    config = {"tp": 4, "lr": 0.1, "cache": "lru", "on": True, "b": [1, 2], "none": None, "text": "ünï"}
+    running = begin(store, study, config, label="default", fidelity="profiled", suggest_s=0.25, notes={"why": "é"})
+    assert (running.number, running.state, running.attempt) == (0, TrialState.RUNNING, 1)
+    assert store.trials(study.id) == [running]
+    samples = (3.0, 1.0, 2.0)
+    outcome = Measurement({"latency_ms": summarise(samples), "vram_gib": Metric(20.0)}, notes={"repeats": 3})
+    finished = store.finish(study.id, running, outcome, evaluate_s=1.5)
+    (read,) = store.trials(study.id)
+    assert read == finished
+    assert read.config == config and read.label == "default" and read.fidelity == "profiled"
+    assert (read.suggest_s, read.evaluate_s, read.notes) == (0.25, 1.5, {"why": "é", "repeats": 3})
+    assert read.metrics == {"latency_ms": Metric(2.0, 1.0), "vram_gib": Metric(20.0)}
+    assert store.samples(read.id) == {"latency_ms": samples}
+
+
+def test_numbers_are_dense_and_a_known_configuration_is_not_begun_again(store: Store) -> None:
+    study, other = new_study(store, "a"), new_study(store, "b")
+    batch = [proposal({"x": 1}), proposal({"x": 2}), proposal({"x": 1})]
+    first = store.begin_trials(study.id, batch, worker_id=WORKER, lease_s=60)
+    assert [None if r is None else r.number for r in first] == [0, 1, None]
+    again = store.begin_trials(study.id, [proposal({"x": 2}), proposal({"x": 3})], worker_id=OTHER, lease_s=60)
+    assert [None if r is None else r.number for r in again] == [None, 2]
+    assert begin(store, other, {"x": 1}).number == 0
+    replicate = store.begin_trials(study.id, batch[:1], worker_id=WORKER, lease_s=60, allow_duplicates=True)
+    assert [None if r is None else r.number for r in replicate] == [3]
+
+
+def test_no_trial_is_begun_beyond_the_limit(store: Store) -> None:
+    study = new_study(store)
+    batch = [proposal({"x": i}) for i in range(4)]
+    begun = store.begin_trials(study.id, batch, worker_id=WORKER, lease_s=60, up_to=3)
+    assert [None if r is None else r.number for r in begun] == [0, 1, 2, None]
+    assert store.begin_trials(study.id, batch[3:], worker_id=WORKER, lease_s=60, up_to=3) == [None]
+    assert len(store.begin_trials(study.id, batch[3:], worker_id=WORKER, lease_s=60)) == 1
+    assert [t.number for t in store.trials(study.id)] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 5e-324, 1.7976931348623157e308, 0.1 + 0.2])
+def test_every_number_comes_back_exactly(store: Store, value: float) -> None:
+    study = new_study(store)
+    trial = begin(store, study, {"x": 1})
+    store.finish(study.id, trial, Measurement({"latency_ms": Metric(value, value, (value, 1.0))}))
+    (read,) = store.trials(study.id)
+    metric = read.metrics["latency_ms"]
+    back = [metric.value, store.samples(trial.id)["latency_ms"][0]]
+    if math.isnan(value):
+        assert all(map(math.isnan, back)) and metric.half_width is None
+    else:
+        assert back == [value, value] and metric.half_width == value
+
+
+def test_failures_keep_kind_and_message(store: Store) -> None:
+    study = new_study(store)
+    for number, kind in enumerate(k for k in FailureKind if k is not FailureKind.INFRA):
+        failed = store.finish(study.id, begin(store, study, {"x": number}), Failure(kind, f"because {number} ☹"))
+        assert (failed.state, failed.failure_kind, failed.metrics) == (TrialState.FAILED, kind, {})
+        assert store.trials(study.id)[number] == failed
+        assert failed.failure_message == f"because {number} ☹"
+
+
+def test_what_programs_print_can_always_be_stored(store: Store) -> None:
+    study = new_study(store)
+    text = b"caf\xe9 \x00 end".decode("utf-8", "surrogateescape")
+    failed = store.finish(study.id, begin(store, study, {"x": 1}), Failure("crash", text))
+    assert store.trials(study.id) == [failed]
+    assert failed.failure_message is not None
+    assert failed.failure_message.startswith("caf") and failed.failure_message.endswith(" end")
+    notes = {"nan": math.nan, "array": np.arange(3), "count": np.int64(4), "set": {2, 1}, "text": text, 5: Path("a")}
+    done = store.finish(study.id, begin(store, study, {"x": 2}), Measurement({"latency_ms": Metric(1.0)}, notes))
+    assert store.trials(study.id)[1] == done
+    assert {k: done.notes[k] for k in ("nan", "array", "count", "set", "5")} == {
+        "nan": "nan", "array": [0, 1, 2], "count": 4, "set": [1, 2], "5": "a"
+    }  # fmt: skip
+
+
+def test_readers_ask_for_what_changed_since_they_last_looked(store: Store) -> None:
+    study = new_study(store)
+    first, second = begin(store, study, {"x": 1}), begin(store, study, {"x": 2})
+    assert second.revision > first.revision
+    assert [t.number for t in store.trials(study.id, since=first.revision)] == [1]
+    done = store.finish(study.id, first, measured(1.0))
+    assert store.trials(study.id, since=second.revision) == [done]
+    assert store.trials(study.id, since=done.revision) == []
+
+
+def test_reports_are_kept_in_order_and_told_once(store: Store) -> None:
+    study = new_study(store)
+    trial = begin(store, study, {"x": 1})
+    store.report(trial, 2, {"loss": 0.5})
+    store.report(trial, 1, {"loss": math.nan})
+    store.report(trial, 3, {})
+    read = store.reports(trial.id)
+    assert [(step, name) for step, name, _ in read] == [(1, "loss"), (2, "loss")]
+    assert math.isnan(read[0][2]) and read[1][2] == 0.5
+    with pytest.raises(UsageError, match="step 2 already"):
+        store.report(trial, 2, {"loss": 0.4})
+
+
+def test_an_environment_is_stored_once(store: Store) -> None:
+    first = store.save_environment("host", {"cpu": "a"})
+    assert store.save_environment("host", {"cpu": "a"}) == first
+    assert store.save_environment("host", {"cpu": "b"}) != first
+
+
+def test_a_deleted_study_is_an_error_and_not_a_new_one(store: Store) -> None:
+    study = new_study(store)
+    trial = begin(store, study, {"x": 1})
+    with store._write() as connection:
+        connection.execute(metadata.tables["studies"].delete())
+    with pytest.raises(StoreError, match="was deleted"):
+        store.finish(study.id, trial, measured(1.0))
+    with pytest.raises(StoreError, match="was deleted"):
+        store.begin_trials(study.id, [proposal({"x": 2})], worker_id=WORKER, lease_s=60)
+    assert store.trials(study.id) == []  # its trials went with it
+
+
+# Leases
+
+
+def test_only_the_holder_finishes_and_only_once(store: Store) -> None:
+    study = new_study(store)
+    trial = begin(store, study, {"x": 1})
+    done = store.finish(study.id, trial, measured(1.0))
+    for act in (
+        lambda: store.finish(study.id, trial, measured(2.0)),
+        lambda: store.release(study.id, trial),
+        lambda: store.extend_lease(trial, 60),
+    ):
+        with pytest.raises(LeaseLostError, match="trial 0 is not leased"):
+            act()
+    assert store.trials(study.id) == [done]
+    assert store.samples(trial.id) == {}
+
+
+def test_a_live_lease_is_not_taken(store: Store) -> None:
+    study = new_study(store)
+    begin(store, study, {"x": 1})
+    assert store.take_over(study.id, worker_id=OTHER, lease_s=60) is None
+
+
+def test_an_expired_lease_is_taken_and_its_first_holder_is_refused(store: Store) -> None:
+    study = new_study(store)
+    trial = begin(store, study, {"x": 1})
+    store.extend_lease(trial, -1.0)
+    environment = store.save_environment("host", {})
+    taken = store.take_over(study.id, worker_id=OTHER, lease_s=60, environment_id=environment)
+    assert taken is not None
+    assert (taken.number, taken.worker_id, taken.attempt, taken.config) == (0, OTHER, 2, {"x": 1})
+    assert store.trials(study.id) == [taken]
+    with pytest.raises(LeaseLostError):
+        store.finish(study.id, trial, measured(1.0))
+    assert store.finish(study.id, taken, measured(2.0)).values == {"latency_ms": 2.0}
+
+
+def test_a_released_trial_is_handed_out_again_in_order(store: Store) -> None:
+    study = new_study(store)
+    trials = [begin(store, study, {"x": i}) for i in range(3)]
+    store.release(study.id, trials[2])
+    store.release(study.id, trials[0])
+    assert [t.state for t in store.trials(study.id)] == ["waiting", "running", "waiting"]
+    taken = [store.take_over(study.id, worker_id=OTHER, lease_s=60) for _ in range(3)]
+    assert [t and t.number for t in taken] == [0, 2, None]
+
+
+def test_a_trial_of_a_process_that_is_gone_is_taken_at_once(store: Store) -> None:
+    study = new_study(store)
+    host, pid, started = worker_name().rsplit(":", 2)
+    before_us = f"{host}:{pid}:{float(started) - 1000:.2f}"  # the same process number, used before we were
+    begin(store, study, {"x": 1}, worker=before_us)
+    begin(store, study, {"x": 2}, worker=worker_name())
+    taken = store.take_over(study.id, worker_id=worker_name(), lease_s=60)
+    assert taken is not None and taken.number == 0
+    assert store.take_over(study.id, worker_id=worker_name(), lease_s=60) is None
+
+
+@pytest.mark.parametrize("name", [None, "", "x", "a:b", "::", "elsewhere:1:1.00", "host:name:pid:1.0"])
+def test_nothing_is_said_of_workers_that_cannot_be_known(name: str | None) -> None:
+    assert not is_dead(name)
+
+
+def test_a_trial_whose_workers_keep_vanishing_is_given_up(store: Store) -> None:
+    study = new_study(store)
+    trial = begin(store, study, {"x": 1})
+    for _ in range(MAX_ATTEMPTS - 1):
+        store.extend_lease(trial, -1.0)
+        taken = store.take_over(study.id, worker_id=OTHER, lease_s=60)
+        assert taken is not None
+        trial = taken
+    store.extend_lease(trial, -1.0)
+    assert store.take_over(study.id, worker_id=OTHER, lease_s=60) is None
+    (read,) = store.trials(study.id, since=trial.revision)
+    assert (read.state, read.failure_kind) == (TrialState.FAILED, FailureKind.INFRA)
+    assert "3 attempts" in (read.failure_message or "")
+
+
+def test_an_infra_failure_is_retried_a_bounded_number_of_times(store: Store) -> None:
+    study = new_study(store)
+    trial = begin(store, study, {"x": 1}, notes={"run": 3})
+    states = []
+    for _ in range(MAX_ATTEMPTS):
+        told = store.finish(study.id, trial, Failure("infra", "node died"), evaluate_s=2.0)
+        states.append(told.state)
+        assert store.trials(study.id) == [told]
+        assert told.notes == {"run": 3}
+        trial = store.take_over(study.id, worker_id=OTHER, lease_s=60) or trial
+    assert states == [TrialState.WAITING] * (MAX_ATTEMPTS - 1) + [TrialState.FAILED]
+    once = store.finish(study.id, begin(store, study, {"x": 2}), Failure("infra"), retry=False)
+    assert once.state is TrialState.FAILED
+
+
+# Schema and opening
+
+
+def test_the_migrations_make_exactly_the_tables_of_the_models(store: Store) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    with store._engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_a_store_is_opened_again_without_losing_anything(url: str) -> None:
+    first = Store(url)
+    study = new_study(first)
+    done = first.finish(study.id, begin(first, study, {"x": 1}), measured(1.0))
+    first.close()
+    second = Store(url)
+    assert second.trials(second.load_study("study").id) == [done]
+    second.close()
+
+
+def _execute(url: str, *statements: str) -> None:
+    engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+    engine.dispose()
+
+
+def test_a_newer_schema_is_refused(url: str) -> None:
+    Store(url).close()
+    _execute(url, "UPDATE alembic_version SET version_num = '9999'")
+    for read_only in (False, True):
+        with pytest.raises(UsageError, match="newer version of autotune .* upgrade"):
+            Store(url, read_only=read_only)
+
+
+@pytest.mark.parametrize("alembic", [False, True])
+def test_the_database_of_another_program_is_refused_and_left_alone(url: str, alembic: bool) -> None:
+    extra = [
+        "CREATE TABLE alembic_version (version_num VARCHAR(32))",
+        "INSERT INTO alembic_version VALUES ('v3.2.0.a')",
+    ]
+    _execute(url, "CREATE TABLE guests (name VARCHAR(10))", *(extra if alembic else []))
+    file = Path(url.removeprefix("sqlite:///"))
+    before = file.read_bytes() if file.exists() else None
+    with pytest.raises(UsageError, match="tables of another program; name another file or database"):
+        Store(url)
+    if before is not None:
+        assert file.read_bytes() == before
+        assert [p.name for p in file.parent.iterdir()] == [file.name]
+
+
+def test_a_store_without_studies_cannot_be_opened_for_reading(url: str) -> None:
+    with pytest.raises(UsageError, match=r"does not exist; check the path|holds no autotune studies"):
+        Store(url, read_only=True)
+
+
+def test_reading_writes_nothing_and_does_not_block_a_writer(url: str) -> None:
+    writer = Store(url)
+    study = new_study(writer)
+    trial = begin(writer, study, {"x": 1})
+    reader = Store(url, read_only=True)
+    with reader._read() as connection:
+        connection.execute(sa.select(sa.func.count()).select_from(metadata.tables["trials"])).scalar()
+        done = writer.finish(study.id, trial, measured(1.0))  # while the reader's transaction is open
+    assert reader.trials(study.id) == [done]
+    for act in (
+        lambda: reader.set_study_state(study.id, "done"),
+        lambda: new_study(reader, "b"),
+        lambda: reader.begin_trials(study.id, [proposal({"x": 2})], worker_id=WORKER, lease_s=60),
+    ):
+        with pytest.raises(StoreError, match="opened for reading only"):
+            act()
+    assert [s.study.name for s in writer.studies()] == ["study"]
+    reader.close()
+    writer.close()
+
+
+def test_messages_and_results_never_show_the_password(postgres_url: str) -> None:
+    url = postgres_url.replace("autotune@", "autotune:hunter2@")
+    store = Store(url)
+    new_study(store)
+    assert "hunter2" not in store.url and "***" in store.url
+    with pytest.raises(UsageError) as told:
+        new_study(store)
+    store.close()
+    assert "hunter2" not in str(told.value)
+    with pytest.raises(UsageError) as told:
+        Store(url.replace("/test_", "/absent_"))
+    assert "hunter2" not in str(told.value) and "cannot be opened" in str(told.value)
+
+
+# SQLite's files
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("dear diary\n" * 1000)
+    for read_only in (False, True):
+        with pytest.raises(UsageError, match=r"notes.txt' cannot be opened: file is not a database"):
+            Store(f"sqlite:///{file}", read_only=read_only)
+    assert file.read_text() == "dear diary\n" * 1000
+
+
+def test_a_damaged_file_is_one_clear_error(tmp_path: Path) -> None:
+    file = tmp_path / "runs.db"
+    store = Store(f"sqlite:///{file}")
+    study = new_study(store)
+    for i in range(50):
+        begin(store, study, {"x": i, "text": "y" * 500})
+    store.close()
+    content = bytearray(file.read_bytes())
+    content[8192:] = b"\xff" * (len(content) - 8192)
+    file.write_bytes(bytes(content))
+    with pytest.raises(StoreError, match="malformed|not a database") as told:
+        Store(f"sqlite:///{file}").studies()
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("runs.db", "is not a database URL; use one such as sqlite:///runs.db"),
+        ("oracle://a/b", "names the database 'oracle'; use sqlite, postgresql or mysql"),
+        ("sqlite:////no/such/folder/a.db", "the folder '/no/such/folder' does not exist; create it first"),
+        ("sqlite:////tmp", "is a folder; name a file inside it"),
+        ("sqlite:///a.db?mode=ro", "has the options mode, which are not understood"),
+        ("postgresql://nobody@127.0.0.1:1/x", "cannot be opened: "),
+    ],
+)
+def test_urls_that_cannot_be_opened_say_what_to_do(url: str, says: str) -> None:
+    with pytest.raises(UsageError) as told:
+        Store(url)
+    assert says in str(told.value) and "\n" not in str(told.value)
+
+
+def test_sqlite_is_durable_and_in_wal_mode(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'runs.db'}")
+    with store._read() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
+    store.close()
+
+
+def test_a_full_disk_is_a_store_error(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'runs.db'}")
+    study = new_study(store)
+    with store._read() as connection:
+        connection.exec_driver_sql("PRAGMA max_page_count = 50")
+    with pytest.raises(StoreError, match="could not be written: database or disk is full"):
+        for i in range(100):
+            begin(store, study, {"x": i, "text": "y" * 10_000})
+    with store._read() as connection:
+        connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
+    numbers = [t.number for t in store.trials(study.id)]
+    assert numbers == list(range(len(numbers))) and begin(store, study, {"x": -1}).number == len(numbers)
+    store.close()
+
+
+def test_a_store_in_a_folder_that_cannot_be_written_can_be_read() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        store = Store(f"sqlite:///{folder / 'runs.db'}")
+        trial = begin(store, study := new_study(store), {"x": 1})
+        store.close()
+        (folder / "runs.db").chmod(0o444)
+        folder.chmod(0o555)
+        with _not_root():
+            reader = Store(f"sqlite:///{folder / 'runs.db'}", read_only=True)
+            assert reader.trials(study.id) == [trial]
+            reader.close()
+            with pytest.raises(UsageError, match=r"cannot be opened: (attempt to write a readonly|unable to open)"):
+                Store(f"sqlite:///{folder / 'new.db'}")
+        folder.chmod(0o755)
+
+
+@contextmanager
+def _not_root() -> Iterator[None]:
+    """Permissions mean nothing to root, so be somebody else for a while."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)

@@ -1,0 +1,48 @@
+"""What tests of several parts share: a real PostgreSQL, the shared data, and hypothesis without deadlines."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from hypothesis import settings
+
+from tests.postgres import PostgresMissingError, server
+
+# How long one example takes says more about the machine than about the code.
+settings.register_profile("autotune", deadline=None)
+settings.load_profile("autotune")
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """URL of the database ``postgres`` of a server that lives as long as the test session."""
+    try:
+        with server() as url:
+            yield url
+    except PostgresMissingError as missing:
+        pytest.fail(str(missing))
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """URL of a fresh, empty database."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(postgres_server, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name}")
+        yield postgres_server.removesuffix("postgres") + name
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of data by others: $AUTOTUNE_DATA, or ``shared/data`` beside the repository."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("AUTOTUNE_DATA", beside))
+    if not folder.is_dir():
+        pytest.skip(f"no data by others at {folder}; set AUTOTUNE_DATA to the folder that holds it")
+    return folder
