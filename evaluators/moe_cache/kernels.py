@@ -72,65 +72,82 @@ def empty_state(n_caches: int, n_objects: int) -> CacheState:
 # Cache bookkeeping -------------------------------------------------------------------------------------------------
 
 
-@njit(cache=True, nogil=True)
-def touch(policy: int, state: CacheState, g: int, obj: int, entry: int, tokens: int, clock: int, rows: Rows) -> None:
-    """Count one look-up, of a cached object or not. FIFO and LIFO rank at insertion instead."""
-    state.stamp[g, obj] = entry
-    state.routed[g, obj] += tokens
-    if policy == LRU:
-        state.key[g, obj] = entry
-    elif policy == LFU:
-        state.key[g, obj] = state.routed[g, obj]
-    elif policy == LCP:
-        # ln P = ln mu + (nu / omega) ln rho with nu = now - clock. "now" is common to all, so it is left out, and the
-        # rank needs no renewal while time passes.
-        state.key[g, obj] = math.log(state.routed[g, obj]) + clock * rows.decay
-    elif policy == BELADY:
-        state.key[g, obj] = -rows.next_use[entry]
+# The arrays of the state are handed over one by one: as one tuple, every call would count references to all of them, which
+# takes longer than the look-up itself.
 
 
 @njit(cache=True, nogil=True)
-def insert(policy: int, state: CacheState, g: int, obj: int, size: int, entry: int) -> None:
-    state.held[g, state.n_held[g]] = obj
-    state.place[g, obj] = state.n_held[g]
-    state.n_held[g] += 1
-    state.used[g] += size
-    if policy == FIFO:
-        state.key[g, obj] = entry
-    elif policy == LIFO:
-        state.key[g, obj] = -entry
+def touch(
+    policy: int, key: Floats, stamp: Ints, routed: Ints, obj: int, entry: int, tokens: int, rank: float, next_use: int
+) -> None:
+    """Count one look-up, of a cached object or not, in the rows of one cache. FIFO and LIFO rank at insertion instead.
 
-
-@njit(cache=True, nogil=True)
-def evict(policy: int, state: CacheState, g: int, sizes: Ints, capacity: int, first_entry: int) -> None:
-    """Evict until the cache fits: lowest rank first, equal ranks by least recent look-up.
-
-    The objects of the batch that began at `first_entry` go last. Belady's rule alone spares nothing: having to keep
-    an object that is needed late would make it no bound.
+    For LCP, ``ln P = ln mu + (nu / omega) ln rho`` with nu the time since. What passes from now on lowers all ranks alike,
+    so it is left out: `rank` is the present time's part, ``clock * decay``, and needs no renewal.
     """
-    while state.used[g] > capacity:
-        worst = -1
-        worst_spared = True
-        for i in range(state.n_held[g]):
-            obj = state.held[g, i]
-            spared = policy != BELADY and state.stamp[g, obj] >= first_entry
-            if worst >= 0:
-                if spared != worst_spared:
-                    if spared:
-                        continue
-                else:
-                    difference = state.key[g, obj] - state.key[g, worst]
-                    if difference > 0 or (difference == 0 and state.stamp[g, obj] >= state.stamp[g, worst]):
-                        continue
-            worst = obj
-            worst_spared = spared
-        last = state.held[g, state.n_held[g] - 1]
-        hole = state.place[g, worst]
-        state.held[g, hole] = last
-        state.place[g, last] = hole
-        state.place[g, worst] = -1
-        state.n_held[g] -= 1
-        state.used[g] -= sizes[worst]
+    stamp[obj] = entry
+    routed[obj] += tokens
+    if policy == LRU:
+        key[obj] = entry
+    elif policy == LFU:
+        key[obj] = routed[obj]
+    elif policy == LCP:
+        key[obj] = math.log(routed[obj]) + rank
+    elif policy == BELADY:
+        key[obj] = -next_use
+
+
+@njit(cache=True, nogil=True)
+def insert(
+    policy: int,
+    held: npt.NDArray[np.int32],
+    place: npt.NDArray[np.int32],
+    key: Floats,
+    n_held: int,
+    obj: int,
+    entry: int,
+) -> int:
+    """Put an object into one cache; the number that it now holds."""
+    held[n_held] = obj
+    place[obj] = n_held
+    if policy == FIFO:
+        key[obj] = entry
+    elif policy == LIFO:
+        key[obj] = -entry
+    return n_held + 1
+
+
+@njit(cache=True, nogil=True)
+def worst_place(
+    policy: int, held: npt.NDArray[np.int32], key: Floats, stamp: Ints, n_held: int, first_entry: int
+) -> int:
+    """Which place of one cache to free: the lowest rank, among equals the least recent look-up.
+
+    The objects of the batch that began at `first_entry` go last. Belady's rule alone spares nothing: having to keep an
+    object that is needed late would make it no bound.
+    """
+    worst = -1
+    worst_spared = True
+    worst_key = 0.0
+    worst_stamp = 0
+    for i in range(n_held):
+        obj = held[i]
+        spared = policy != BELADY and stamp[obj] >= first_entry
+        lower = key[obj] < worst_key or (key[obj] == worst_key and stamp[obj] < worst_stamp)
+        if worst < 0 or (worst_spared and not spared) or (worst_spared == spared and lower):
+            worst, worst_spared, worst_key, worst_stamp = i, spared, key[obj], stamp[obj]
+    return worst
+
+
+@njit(cache=True, nogil=True)
+def remove(held: npt.NDArray[np.int32], place: npt.NDArray[np.int32], n_held: int, hole: int) -> int:
+    """Take out the object at a place, which the last one fills; the number that the cache now holds."""
+    last = held[n_held - 1]
+    place[held[hole]] = -1
+    if hole != n_held - 1:
+        held[hole] = last
+        place[last] = hole
+    return n_held - 1
 
 
 @njit(cache=True, nogil=True)
@@ -138,7 +155,8 @@ def preload(state: CacheState, g: int, order: Ints, sizes: Ints, capacity: int) 
     """Fill an empty cache in the given order, passing over what does not fit."""
     for obj in order:
         if state.used[g] + sizes[obj] <= capacity:
-            insert(STATIC, state, g, obj, sizes[obj], 0)
+            state.n_held[g] = insert(STATIC, state.held[g], state.place[g], state.key[g], state.n_held[g], obj, 0)
+            state.used[g] += sizes[obj]
 
 
 # Replay ------------------------------------------------------------------------------------------------------------
@@ -149,24 +167,31 @@ def replay(
     policy: int, rows: Rows, cache_of: Ints, base_of: Ints, sizes: Ints, capacity: Ints, state: CacheState
 ) -> npt.NDArray[np.uint8]:
     """Hit flag of every look-up. Layer l uses cache ``cache_of[l]``, where its expert e is ``base_of[l] + e``."""
-    hits = np.zeros(len(rows.experts), dtype=np.uint8)
+    held, n_held, used, place, key, stamp, routed = state
+    offsets, experts, tokens, pass_tokens, next_use, decay = rows
+    hits = np.zeros(len(experts), dtype=np.uint8)
     n_layers = len(cache_of)
     clock = 0
-    for p in range(len(rows.pass_tokens)):
-        clock += rows.pass_tokens[p]
+    for p in range(len(pass_tokens)):
+        clock += pass_tokens[p]
         for layer in range(n_layers):
-            first, stop = rows.offsets[p * n_layers + layer], rows.offsets[p * n_layers + layer + 1]
+            first, stop = offsets[p * n_layers + layer], offsets[p * n_layers + layer + 1]
             g, base = cache_of[layer], base_of[layer]
             for i in range(first, stop):
-                hits[i] = state.place[g, base + rows.experts[i]] >= 0
+                hits[i] = place[g, base + experts[i]] >= 0
             if policy == STATIC:
                 continue
             for i in range(first, stop):
-                obj = base + rows.experts[i]
-                touch(policy, state, g, obj, i, rows.tokens[i], clock, rows)
+                obj = base + experts[i]
+                needed = next_use[i] if policy == BELADY else 0
+                touch(policy, key[g], stamp[g], routed[g], obj, i, tokens[i], clock * decay, needed)
                 if not hits[i]:
-                    insert(policy, state, g, obj, sizes[obj], i)
-            evict(policy, state, g, sizes, capacity[g], first)
+                    n_held[g] = insert(policy, held[g], place[g], key[g], n_held[g], obj, i)
+                    used[g] += sizes[obj]
+            while used[g] > capacity[g]:
+                hole = worst_place(policy, held[g], key[g], stamp[g], n_held[g], first)
+                used[g] -= sizes[held[g, hole]]
+                n_held[g] = remove(held[g], place[g], n_held[g], hole)
     return hits
 
 
@@ -185,25 +210,28 @@ def stack_hits(
         keep_pass: ``(P,)`` row of `out` to fill, or -1.
         out: int16 ``(rows, L, N + 1)`` hits by capacity.
     """
+    _, _, _, _, all_keys, all_stamps, all_routed = state
+    offsets, experts, tokens, pass_tokens, next_use, decay = rows
     n_experts = stack.shape[1]
     depth_of = np.empty(n_experts, dtype=np.int64)
     pool = np.empty(n_experts + 1, dtype=np.int32)
     rebuilt = np.empty(n_experts, dtype=np.int32)
     for layer in range(n_layers):
+        key, stamp = all_keys[layer], all_stamps[layer]
         height = 0
         depth_of[:] = -1
         while height < n_experts and stack[layer, height] >= 0:
             depth_of[stack[layer, height]] = height
             height += 1
         clock = 0
-        for p in range(len(rows.pass_tokens)):
-            clock += rows.pass_tokens[p]
-            first, stop = rows.offsets[p * n_layers + layer], rows.offsets[p * n_layers + layer + 1]
+        for p in range(len(pass_tokens)):
+            clock += pass_tokens[p]
+            first, stop = offsets[p * n_layers + layer], offsets[p * n_layers + layer + 1]
             if keep_pass[p] >= 0:
                 hits = out[keep_pass[p], layer]
                 for i in range(first, stop):
-                    if depth_of[rows.experts[i]] >= 0:
-                        hits[depth_of[rows.experts[i]] + 1] += 1
+                    if depth_of[experts[i]] >= 0:
+                        hits[depth_of[experts[i]] + 1] += 1
                 for c in range(1, n_experts + 1):
                     hits[c] += hits[c - 1]
             if policy == STATIC or first == stop:
@@ -211,27 +239,28 @@ def stack_hits(
             n_pool = 0
             new = 0
             for i in range(first, stop):
-                expert = rows.experts[i]
-                touch(policy, state, layer, expert, i, rows.tokens[i], clock, rows)
+                expert = experts[i]
+                needed = next_use[i] if policy == BELADY else 0
+                touch(policy, key, stamp, all_routed[layer], expert, i, tokens[i], clock * decay, needed)
                 pool[n_pool] = expert
                 n_pool += 1
                 if depth_of[expert] < 0:
                     new += 1
             for c in range(height + new):
-                if c < height and state.stamp[layer, stack[layer, c]] < first:
+                if c < height and stamp[stack[layer, c]] < first:
                     pool[n_pool] = stack[layer, c]
                     n_pool += 1
                 best = 0
                 for j in range(1, n_pool):
                     a, b = pool[j], pool[best]
                     if policy != BELADY:
-                        spared_a, spared_b = state.stamp[layer, a] >= first, state.stamp[layer, b] >= first
+                        spared_a, spared_b = stamp[a] >= first, stamp[b] >= first
                         if spared_a != spared_b:
                             if spared_a:
                                 best = j
                             continue
-                    difference = state.key[layer, a] - state.key[layer, b]
-                    if difference > 0 or (difference == 0 and state.stamp[layer, a] > state.stamp[layer, b]):
+                    difference = key[a] - key[b]
+                    if difference > 0 or (difference == 0 and stamp[a] > stamp[b]):
                         best = j
                 rebuilt[c] = pool[best]
                 n_pool -= 1
@@ -326,9 +355,10 @@ def timeline(
     record: Record,
 ) -> None:
     """Run every pass through the caches, one link and one compute stream. The event model is in `timeline.py`."""
-    n_layers, n_experts = state.place.shape
+    held, n_held, _, place, key, stamp, routed = state
+    offsets, experts, tokens, pass_tokens, next_use, decay = rows
+    n_layers, n_experts = place.shape
     n_passes = len(pass_phase)
-    sizes = np.ones(n_experts, dtype=np.int64)
     arrival = np.zeros((n_layers, n_experts))  # when an expert's prefetch ends ...
     arrival_pass = np.full((n_layers, n_experts), -1, dtype=np.int64)  # ... in which pass it was started
     started_bytes = np.zeros(n_layers)
@@ -347,13 +377,13 @@ def timeline(
         if p > 0 and pass_turn[p] != pass_turn[p - 1]:
             now = link_free = cpu_free = 0.0
         phase = pass_phase[p]
-        n_tokens = rows.pass_tokens[p]
+        n_tokens = pass_tokens[p]
         clock += n_tokens
         began = known_before = now
         head = tail = 0
         started_bytes[:] = 0.0
         for layer in range(n_layers):
-            first, stop = rows.offsets[p * n_layers + layer], rows.offsets[p * n_layers + layer + 1]
+            first, stop = offsets[p * n_layers + layer], offsets[p * n_layers + layer + 1]
             known = now + tiers.dense_ms[layer, n_tokens]
             # The link works through its queue until the router is known; whatever of this layer has not begun by then
             # is dropped: demand, below, orders anew what is needed.
@@ -362,7 +392,7 @@ def timeline(
                 if begin >= known:
                     break
                 target, expert = queue_layer[head], queue_expert[head]
-                if state.place[target, expert] >= 0:
+                if place[target, expert] >= 0:
                     link_free = begin + tiers.rest_ms[target]
                     started_bytes[target] += tiers.rest_bytes[target]
                 else:
@@ -385,24 +415,25 @@ def timeline(
             n_late = 1  # place 0 is for the one prefetch that may still be on its way; it ends before any demand
             late_ready[0] = -1.0
             for i in range(first, stop):
-                expert = rows.experts[i]
-                work = tiers.expert_ms[layer, rows.tokens[i]]
-                hit = state.place[layer, expert] >= 0
+                expert = experts[i]
+                work = tiers.expert_ms[layer, tokens[i]]
+                hit = place[layer, expert] >= 0
                 rest_bytes = tiers.rest_bytes[layer] if hit else tiers.whole_bytes[layer]
                 prefetched = arrival_pass[layer, expert] == p
                 record.lookups[phase, layer] += 1
-                touch(policy, state, layer, expert, i, rows.tokens[i], clock, rows)
+                needed = next_use[i] if policy == BELADY else 0
+                touch(policy, key[layer], stamp[layer], routed[layer], expert, i, tokens[i], clock * decay, needed)
                 if hit:
                     record.hits[phase, layer] += 1
                 if prefetched:
                     record.used[phase] += 1
                     unused -= rest_bytes
-                elif not hit and rows.tokens[i] <= tiers.cpu_threshold:
-                    cpu_free = max(cpu_free, known) + tiers.cpu_ms[layer, rows.tokens[i]]
+                elif not hit and tokens[i] <= tiers.cpu_threshold:
+                    cpu_free = max(cpu_free, known) + tiers.cpu_ms[layer, tokens[i]]
                     record.cpu_runs[phase, layer] += 1
                     continue
                 if not hit and policy != STATIC:
-                    insert(policy, state, layer, expert, 1, i)
+                    n_held[layer] = insert(policy, held[layer], place[layer], key[layer], n_held[layer], expert, i)
                 if rest_bytes == 0.0 or (prefetched and arrival[layer, expert] <= known):
                     compute += work
                     continue
@@ -416,7 +447,9 @@ def timeline(
                 record.moved[p] += rest_bytes
                 late_ready[n_late], late_ms[n_late] = link_free, work
                 n_late += 1
-            evict(policy, state, layer, sizes, tiers.capacity[layer], first)
+            while n_held[layer] > tiers.capacity[layer]:
+                hole = worst_place(policy, held[layer], key[layer], stamp[layer], n_held[layer], first)
+                n_held[layer] = remove(held[layer], place[layer], n_held[layer], hole)
             record.wasted[p] += unused
 
             if tiers.depth > 0:
@@ -425,7 +458,7 @@ def timeline(
                     row = p * n_layers + target
                     for j in range(ahead_offsets[row], ahead_offsets[row + 1]):
                         expert = ahead_experts[j]
-                        if state.place[target, expert] >= 0 and tiers.rest_bytes[target] == 0.0:
+                        if place[target, expert] >= 0 and tiers.rest_bytes[target] == 0.0:
                             continue
                         queue_layer[tail], queue_expert[tail], queue_time[tail] = target, expert, known
                         tail += 1
