@@ -139,6 +139,9 @@ def _fold(node: Node, columns: Columns) -> Column:
     assert isinstance(node, Fold)
     values, failed = [], None
     for item in node.items:
+        if type(item) is Var:  # long sums over a vector are the hottest loop of sampling and repair
+            values.append(columns[item.dim])
+            continue
         one, bad = evaluate(item, columns)
         values.append(as_number(one))
         failed = either(failed, bad)

@@ -18,8 +18,11 @@ from autotune.space.system import Rows, System
 _GUIDED = 2  # beams that follow the target, each in another order of dimensions
 _BEAM = 4
 _RANDOM = 8
-_IMPROVED = 4  # best candidates that are refined
+_IMPROVED = 2  # best candidates that are refined
 _SWEEPS = 2
+_REFINEMENTS = 2
+_SHARES = np.linspace(0.1, 1.0, 10)  # of the way to the goal that a coordinate tries
+_NEGLIGIBLE = 1e-4  # of the encoded range; not worth an evaluation
 _EXCHANGES = 4  # rounds in which every dimension meets a random partner
 
 
@@ -71,18 +74,21 @@ def _nearest_found(sampler: Sampler, component: Component, target: Rows, rng: np
     system = sampler.system
     inside = np.isin(np.arange(len(system.dims)), component.dims)
     goal = np.where(inside, target, np.nan)
-    found = [np.where(inside, sampler.anchors, np.nan)]
-    found += [forward(system, component, _BEAM, rng, prefer=target) for _ in range(_GUIDED)]
     corners = np.array([_corner(system, component, goal, low) for low in (True, False)])
-    found.append(corners[system.feasible(corners, component.rules)])
+    found = [np.where(inside, sampler.anchors, np.nan), corners[system.feasible(corners, component.rules)]]
+    guided = _GUIDED if not any(map(len, found)) else 1
+    found += [forward(system, component, _BEAM, rng, prefer=target) for _ in range(guided)]
     rows = np.concatenate(found)
     if len(rows) == 0:
         rows = sampler.open_rows(component, _RANDOM, rng)
     rows = np.concatenate([rows, _projected(system, component, goal, rows)])
     rows = _best(system, rows, goal, _IMPROVED)
     for _ in range(_SWEEPS):
+        before = rows
         rows = _improve(system, component, rows, goal)
         rows = _exchange(system, component, rows, goal, rng)
+        if np.nanmax(np.abs(rows - before), initial=0.0) == 0.0:
+            break
     nearest_row: Rows = _best(system, rows, goal, 1)[0]
     return nearest_row
 
@@ -115,13 +121,26 @@ def _best(system: System, rows: Rows, goal: Rows, n: int) -> Rows:
 
 def _improve(system: System, component: Component, rows: Rows, goal: Rows) -> Rows:
     """One sweep: each coordinate as far towards the goal as stays feasible."""
+    rows = rows.copy()
     for d in component.dims:
         if d in system.parents or np.isnan(goal[d]):
             continue
-        start = rows.copy()
-        start[:, d] = np.where(np.isnan(rows[:, d]), np.nan, goal[d])
-        touched = tuple(rule for rule in component.rules if d in rule.dims)
-        rows = segment(system, Component((d,), touched), start, rows, rounds=12)
+        touched = [rule for rule in component.rules if d in rule.dims]
+        units = system.dims[d].to_unit(rows[:, d])
+        for _ in range(_REFINEMENTS if system.dims[d].ordered else 1):
+            left = float(system.dims[d].to_unit(goal[d])) - units
+            if not np.nanmax(np.abs(left), initial=0.0) > _NEGLIGIBLE:
+                break
+            # All trial points of all rows in one evaluation: what it costs hardly depends on their number.
+            trials = np.repeat(rows, len(_SHARES), axis=0)
+            codes = system.dims[d].from_unit(units[:, None] + left[:, None] * _SHARES)
+            codes[:, -1] = np.where(np.isnan(rows[:, d]), np.nan, goal[d])
+            trials[:, d] = codes.ravel()
+            good = system.feasible(trials, touched).reshape(codes.shape)
+            furthest = len(_SHARES) - 1 - np.argmax(good[:, ::-1], axis=1)
+            moved = codes[np.arange(len(rows)), furthest]
+            rows[:, d] = np.where(good.any(axis=1), moved, rows[:, d])
+            units = system.dims[d].to_unit(rows[:, d])
     return rows
 
 
@@ -139,13 +158,13 @@ def _exchange(system: System, component: Component, rows: Rows, goal: Rows, rng:
             one, other = system.dims[d], system.dims[e]
             stiff, soft = (1.0 / max(float(dim.high) - float(dim.low), 1e-300) ** 2 for dim in (one, other))
             wanted = ((goal[d] - rows[:, d]) * stiff - (goal[e] - rows[:, e]) * soft) / (stiff + soft)
-            touched = tuple(rule for rule in component.rules if d in rule.dims or e in rule.dims)
-            for share in (1.0, 0.5):
-                moved = one.from_unit(one.to_unit(rows[:, d] + share * wanted))
-                changes = {d: moved, e: rows[:, e] - (moved - rows[:, d])}
-                nearer = rows.copy()
-                accept(system, nearer, changes, touched)
-                cost = squared_differences(system, nearer, goal, (d, e)).sum(axis=1)
-                better = cost < squared_differences(system, rows, goal, (d, e)).sum(axis=1)
-                rows = np.where(better[:, None], nearer, rows)
+            if not np.nanmax(np.abs(wanted), initial=0.0) * np.sqrt(min(stiff, soft)) > _NEGLIGIBLE:
+                continue
+            moved = one.from_unit(one.to_unit(rows[:, d] + wanted))
+            nearer = rows.copy()
+            touched = [rule for rule in component.rules if d in rule.dims or e in rule.dims]
+            accept(system, nearer, {d: moved, e: rows[:, e] - (moved - rows[:, d])}, touched)
+            cost = squared_differences(system, nearer, goal, (d, e)).sum(axis=1)
+            better = cost < squared_differences(system, rows, goal, (d, e)).sum(axis=1)
+            rows = np.where(better[:, None], nearer, rows)
     return rows
