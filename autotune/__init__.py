@@ -1,0 +1,74 @@
+"""Automatic configuration search for machine-learning systems.
+
+    import autotune
+    from autotune import Categorical, Ordinal, SearchSpace
+
+    space = SearchSpace([Ordinal("tile", [8, 16, 32, 64]), Categorical("cache", ["lru", "lfu"])], constraints=["tile <= 32"])
+    result = autotune.search(space, evaluate, objectives="minimize latency_ms", trials=50, seed=0)
+    print(result.best.config, result.gain)
+
+Everything public is named here; nothing else is.
+"""
+
+from autotune.domain import Domain, Problem
+from autotune.errors import (
+    AutotuneError,
+    EmptySpaceError,
+    LeaseLostError,
+    SearchFailedError,
+    SpaceExhaustedError,
+    StoreError,
+    UsageError,
+)
+from autotune.execution import InProcess, Isolated
+from autotune.loop import Progress, search, search_iter
+from autotune.measurement import Failure, FailureKind, Measurement, Metric, Protocol
+from autotune.objective import Objective, OutcomeConstraint
+from autotune.result import Result
+from autotune.space import Bool, Categorical, Constraint, Float, Int, Ordinal, SearchSpace
+from autotune.store import Store
+from autotune.strategies import STRATEGIES, FixedPointMap, History, Strategy, Suggestion, Task
+from autotune.study import Study, Trial
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "STRATEGIES",
+    "AutotuneError",
+    "Bool",
+    "Categorical",
+    "Constraint",
+    "Domain",
+    "EmptySpaceError",
+    "Failure",
+    "FailureKind",
+    "FixedPointMap",
+    "Float",
+    "History",
+    "InProcess",
+    "Int",
+    "Isolated",
+    "LeaseLostError",
+    "Measurement",
+    "Metric",
+    "Objective",
+    "Ordinal",
+    "OutcomeConstraint",
+    "Problem",
+    "Progress",
+    "Protocol",
+    "Result",
+    "SearchFailedError",
+    "SearchSpace",
+    "SpaceExhaustedError",
+    "Store",
+    "StoreError",
+    "Strategy",
+    "Study",
+    "Suggestion",
+    "Task",
+    "Trial",
+    "UsageError",
+    "search",
+    "search_iter",
+]

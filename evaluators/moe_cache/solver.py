@@ -8,9 +8,11 @@ budget. The plan's timeline then tells the windows that it really causes. A reco
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,7 @@ from evaluators.moe_cache.cost_curves import LayerPasses, layer_costs
 from evaluators.moe_cache.plan import MAX_PREFETCH_DEPTH, CachePlan, Costs, Floats, Ints
 from evaluators.moe_cache.policies import Policy
 from evaluators.moe_cache.predict import lookahead
-from evaluators.moe_cache.profiled import MIB
+from evaluators.moe_cache.profiled import MIB, plan_of
 from evaluators.moe_cache.replay import hit_curves
 from evaluators.moe_cache.timeline import TimelineResult, simulate
 from evaluators.moe_cache.trace import DECODE, RoutingTrace
@@ -30,6 +32,10 @@ from evaluators.moe_cache.trace import DECODE, RoutingTrace
 # Splits to choose from, whole experts first: of equally good splits the simplest is kept.
 THETAS = tuple(round(1.0 - 0.05 * step, 2) for step in range(21))
 QUANTA_PER_LAYER = 64
+
+_REFINEMENTS = 300  # simulations of one refinement
+_LAYERS_TRIED = 8  # layers that a refinement takes from, and gives to, at a time
+_WORTH_A_MOVE = 1e-6  # relative; below, moves would chase rounding
 
 SEARCHED_POLICIES = tuple(policy.value for policy in Policy if policy is not Policy.BELADY)
 
@@ -65,16 +71,20 @@ class Outer:
         return f"{self.policy} prefetch={self.prefetch_depth}{cpu}"
 
 
+_Move = Callable[[CachePlan], CachePlan | None]
+
+
 class CacheSolver:
     """A `FixedPointMap` for one trace, machine and memory.
 
-    The coupling is ``(L,)`` ms: link time before the router of a layer is known that prefetches for it can use.
+    The coupling is ``(2 L,)`` ms: for every layer the link time that prefetches for it have before its router is known, and
+    how long the link is then still busy with what it began.
 
     Args:
         thetas: splits to choose from.
         quanta: shares of a layer's experts in which budgets are given away.
         max_prefetch_depth: 0 to 3.
-        with_cpu: whether misses may run on the slow tier; needs `costs.cpu_expert_ms`.
+        policies: eviction policies to iterate for.
     """
 
     def __init__(
@@ -122,14 +132,73 @@ class CacheSolver:
         return self._starts
 
     def initial(self, start: str) -> Floats:
-        """The windows that equal budgets of whole experts cause."""
-        return self._windows(self._simulate(self.uniform(self._outer[start])))
+        """What equal budgets of whole experts cause where nothing is demanded."""
+        return _coupling(self._simulate(self.uniform(self._outer[start])), np.zeros(self.trace.n_layers))
 
     def apply(self, start: str, coupling: Floats) -> tuple[Floats, dict[str, Any], float]:
-        """Budgets and splits that are best at these windows; see `autotune.strategies.fixed_point.FixedPointMap`."""
-        plan = self.solve(self._outer[start], coupling)
+        """Budgets and splits that are best at this coupling; see `autotune.strategies.fixed_point.FixedPointMap`."""
+        plan, demand = self.solve(self._outer[start], coupling)
         result = self._simulate(plan)
-        return self._windows(result), config_of(plan, self.costs), float(result.latency_ms.mean())
+        return _coupling(result, demand), config_of(plan, self.costs), float(result.latency_ms.mean())
+
+    def refine(self, start: str, config: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
+        """Descend on the timeline itself, from what the separated problem decided; see `FixedPointMap`.
+
+        A move takes a quantum from one layer to another, or a layer's split to the next; where no move helps, pairs of them
+        are tried. All layers take part where there are few, else those that wait most and those that wait least. The
+        first improvement is kept, and the simulations are bounded, so that the time is too.
+        """
+        del start
+        plan = plan_of(config)
+        best = float(self._simulate(plan).latency_ms.mean())
+        left = _REFINEMENTS
+        improved = True
+        while improved and left > 0:
+            improved = False
+            for candidate in self._moves(plan):
+                if left == 0:
+                    break
+                left -= 1
+                latency = float(self._simulate(candidate).latency_ms.mean())
+                if latency < best * (1.0 - _WORTH_A_MOVE):
+                    plan, best, improved = candidate, latency, True
+                    break
+        return config_of(plan, self.costs), best
+
+    def _moves(self, plan: CachePlan) -> Iterator[CachePlan]:
+        """Neighbours by one move, then by two."""
+        waits = self._simulate(plan).layer_exposed_ms
+        by_wait = [int(layer) for layer in np.argsort(-waits, kind="stable")]
+        receivers, donors = by_wait[:_LAYERS_TRIED], by_wait[::-1][:_LAYERS_TRIED]
+        moves: list[_Move] = [
+            partial(self._shift_quantum, receiver, donor)
+            for receiver, donor in itertools.product(receivers, donors)
+            if receiver != donor
+        ]
+        moves += [partial(self._shift_theta, layer, step) for layer in by_wait[: 2 * _LAYERS_TRIED] for step in (1, -1)]
+        singles = [(move, moved) for move in moves if (moved := move(plan)) is not None]
+        yield from (moved for _, moved in singles)
+        for (_, moved), (second, _) in itertools.combinations(singles, 2):
+            twice = second(moved)
+            if twice is not None:
+                yield twice
+
+    def _shift_quantum(self, receiver: int, donor: int, plan: CachePlan) -> CachePlan | None:
+        step = math.floor(self._quantum(plan.prefetch_depth)[0])
+        if not plan.budget_bytes[donor] >= step > 0:
+            return None
+        budgets = list(plan.budget_bytes)
+        budgets[receiver] += step
+        budgets[donor] -= step
+        return replace(plan, budget_bytes=tuple(budgets))
+
+    def _shift_theta(self, layer: int, step: int, plan: CachePlan) -> CachePlan | None:
+        index = int(np.argmin(np.abs(self.thetas - plan.theta[layer]))) + step
+        if not 0 <= index < len(self.thetas):
+            return None
+        theta = list(plan.theta)
+        theta[layer] = float(self.thetas[index])
+        return replace(plan, theta=tuple(theta))
 
     # ------------------------------------------------------------------- the pieces
 
@@ -145,28 +214,37 @@ class CacheSolver:
             cpu_threshold_tokens=outer.cpu_threshold_tokens,
         )
 
-    def solve(self, outer: Outer, windows: Floats) -> CachePlan:
-        """The exact optimum of the separated problem: budgets and splits for given windows."""
-        available = self.memory.for_caches(outer.prefetch_depth)
-        largest = int(self.costs.expert_bytes.max()) * self.trace.n_experts
-        # All of the memory in whole quanta, each at most a layer's experts / `quanta`.
-        count = max(1, math.ceil(available / (largest / self.quanta)))
-        quantum = available / count
+    def solve(self, outer: Outer, coupling: Floats) -> tuple[CachePlan, Floats]:
+        """The exact optimum of the separated problem, and ``(L,)`` ms that each layer then demands of the link."""
+        windows, backlogs = np.split(np.asarray(coupling, dtype=np.float64), 2)
+        quantum, count = self._quantum(outer.prefetch_depth)
         tables = [
-            self._layer_table(outer, layer, float(windows[layer]), quantum) for layer in range(self.trace.n_layers)
+            self._layer_tables(outer, layer, float(windows[layer]), float(backlogs[layer]), quantum)
+            for layer in range(self.trace.n_layers)
         ]
-        shares, _ = split_budget([table.min(axis=1) for table in tables], count)
-        chosen = [int(np.argmin(table[share])) for table, share in zip(tables, shares, strict=True)]
-        return CachePlan(
+        shares, _ = split_budget([layer_ms.min(axis=1) for layer_ms, _ in tables], count)
+        chosen = [int(np.argmin(layer_ms[share])) for (layer_ms, _), share in zip(tables, shares, strict=True)]
+        demand = [demand_ms[q, s] for (_, demand_ms), q, s in zip(tables, shares, chosen, strict=True)]
+        plan = CachePlan(
             budget_bytes=tuple(math.floor(share * quantum) for share in shares),
             theta=tuple(float(self.thetas[index]) for index in chosen),
             policy=outer.policy,
             prefetch_depth=outer.prefetch_depth,
             cpu_threshold_tokens=outer.cpu_threshold_tokens,
         )
+        return plan, np.asarray(demand)
 
-    def _layer_table(self, outer: Outer, layer: int, window_ms: float, quantum: float) -> Floats:
-        """``(quanta + 1, splits)`` mean ms of a layer's experts, by share of the budget and split."""
+    def _quantum(self, prefetch_depth: int) -> tuple[float, int]:
+        """Bytes of a quantum and how many there are: all of the memory, each at most a layer's experts / `quanta`."""
+        available = self.memory.for_caches(prefetch_depth)
+        largest = int(self.costs.expert_bytes.max()) * self.trace.n_experts
+        count = max(1, math.ceil(available / (largest / self.quanta)))
+        return available / count, count
+
+    def _layer_tables(
+        self, outer: Outer, layer: int, window_ms: float, backlog_ms: float, quantum: float
+    ) -> tuple[Floats, Floats]:
+        """``(quanta + 1, splits)`` each: mean ms of a layer's experts and of its demand, by share and split."""
         size = float(self.costs.expert_bytes[layer])
         n_experts = self.trace.n_experts
         shares = np.arange(math.ceil(size * n_experts / quantum) + 1 if quantum > 0 else 1)
@@ -176,7 +254,7 @@ class CacheSolver:
         fitting = np.divide(budget, slot, out=np.zeros((len(shares), len(slot))), where=slot > 0)
         slots = np.minimum(np.floor(fitting + 1e-9), n_experts).astype(np.int64)
         rest = (1.0 - self.thetas) * size
-        out = np.empty(slots.shape)
+        layer_ms, demand_ms = np.empty(slots.shape), np.empty(slots.shape)
         cpu = self.costs.cpu_expert_ms if outer.cpu_threshold_tokens else None
         layer_costs(
             self._layer_passes(outer, layer),
@@ -187,9 +265,11 @@ class CacheSolver:
             float(self.costs.expert_ms[layer, 1]),
             math.inf if cpu is None else float(cpu[layer, 1]),
             window_ms if outer.prefetch_depth else 0.0,
-            out,
+            backlog_ms if outer.prefetch_depth else 0.0,
+            layer_ms,
+            demand_ms,
         )
-        return out
+        return layer_ms, demand_ms
 
     def _layer_passes(self, outer: Outer, layer: int) -> LayerPasses:
         if outer.policy not in self._hits:
@@ -220,12 +300,11 @@ class CacheSolver:
     def _simulate(self, plan: CachePlan) -> TimelineResult:
         return simulate(self.trace, plan, self.costs)
 
-    @staticmethod
-    def _windows(result: TimelineResult) -> Floats:
-        """Link time before each router: the window, less what the layer before still demanded in it."""
-        demanded = np.concatenate(([0.0], result.layer_exposed_ms[:-1]))
-        windows: Floats = np.maximum(result.layer_window_ms - demanded, 0.0)
-        return windows
+
+def _coupling(result: TimelineResult, demand_ms: Floats) -> Floats:
+    """``(2 L,)``: windows, less what the layer before demanded of the link in them, and backlogs."""
+    before = np.concatenate(([0.0], demand_ms[:-1]))
+    return np.concatenate((np.maximum(result.layer_window_ms - before, 0.0), result.layer_backlog_ms))
 
 
 def config_of(plan: CachePlan, costs: Costs) -> dict[str, Any]:
