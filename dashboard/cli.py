@@ -111,6 +111,7 @@ def _command(host: str, port: int) -> list[str]:
         "server.headless": "true",
         "server.fileWatcherType": "none",
         "logger.level": "warning",
+        "logger.hideWelcomeMessage": "true",  # it looks up this machine's address on the internet
         "browser.gatherUsageStats": "false",
         "client.toolbarMode": "viewer",
         "client.showErrorDetails": "none",

@@ -223,3 +223,15 @@ def test_page_is_drawn_while_a_search_holds_the_write_lock(page: AppTest, storag
     assert marks(draw(page, "a")) == {0: 5.0}
     writer.execute("COMMIT")
     writer.close()
+
+
+def test_postgresql(page: AppTest, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(postgres_url, [{"latency_ms": 5.0}, {"latency_ms": math.pi}, Failure("oom")])
+    monkeypatch.setenv("AUTOTUNE_STORAGE", postgres_url)
+    assert marks(draw(page, "a")) == {0: 5.0, 1: math.pi, 2: "oom"}
+
+
+def test_server_that_is_away_does_not_give_the_password_away(page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOTUNE_STORAGE", "postgresql://me:secret@127.0.0.1:1/none")
+    message = said(draw(page))
+    assert "cannot be opened" in message and "secret" not in message
