@@ -117,6 +117,14 @@ def test_prefetch_not_begun_in_time_is_dropped() -> None:
     assert result.moved_bytes.tolist() == [5 * U] and result.wasted_bytes.tolist() == [U]
 
 
+def test_demand_goes_before_a_prefetch_that_could_begin_at_the_same_moment() -> None:
+    # 9 ms per expert: layer 0 dense 0-1 | link 0: 1-11, 1: 11-21, prefetch of 2: 21-31 | compute 11-20, 21-30
+    # layer 1  dense 30-31 | the link is free at 31, where the prefetch of 3 could begin: dropped | link 31-41, 41-51 | 51-60
+    trace = predicting(decode_trace([[[0, 1], [0, 1]]], 4), [[[-1, -1], [2, 3]]])
+    result = simulate(trace, plan(2, 0, prefetch_depth=1), costs(2, expert=9.0))
+    assert result.latency_ms.tolist() == [60] and result.moved_bytes.tolist() == [5 * U]
+
+
 def test_depth_two_reaches_over_a_layer() -> None:
     # layer 0  dense 0-1 | link 0: 1-11, for layer 1: 11-21, for layer 2: 21-31 | compute 11-13
     # layer 1  dense 13-14 | compute 21-23    layer 2  dense 23-24 | compute 31-33
@@ -162,6 +170,15 @@ def test_backlog_of_the_link_reaches_the_next_token_but_not_the_next_turn() -> N
         trace = predicting(trace, [[[-1], [2]], [[-1], [0]]])
         warm = plan(2, 1, policy="static", prefetch_depth=1)
         assert simulate(trace, warm, costs(2), popularity=popularity).latency_ms.tolist() == [6, latency]
+
+
+def test_lcp_ages_by_the_tokens_of_a_prompt() -> None:
+    # Expert 0 six times, then a prompt of four tokens for expert 1, then expert 2 into two slots: the ranks are
+    # ln 6 - 5 d and ln 4 - 1 d with d = 0.2, so that 0 leaves and 1 hits. Were the prompt one step, 1 would leave.
+    trace = decode_trace([[[e]] for e in [0] * 6 + [1] * 4 + [2, 1]], 3, turn=[0] * 6 + [1] * 6)
+    trace = replace(trace, phase=np.array([1] * 6 + [0] * 4 + [1, 1], dtype=np.int8))
+    lcp = plan(1, 2, policy="lcp", lcp_rho=float(np.exp(-0.2)), lcp_omega=1.0)
+    assert simulate(trace, lcp, costs(1)).hit_rate == 6 / 8
 
 
 def test_transfer_times_beyond_the_measured_sizes() -> None:
@@ -212,7 +229,7 @@ def test_every_millisecond_is_accounted_for(trace: RoutingTrace, one: CachePlan,
 def plain_caching(trace: RoutingTrace, one: CachePlan, link: float) -> np.ndarray:
     """Whole-expert caching without the timeline: hits compute while misses arrive one after another."""
     batches = trace.passes()
-    hits = replay(batches, one.policy, one.slots(np.full(trace.n_layers, U), trace.n_experts)).hits
+    hits = replay(batches, one.policy, one.slots(np.full(trace.n_layers, U), trace.n_experts), lcp=one.lcp).hits
     latencies = []
     for p in np.flatnonzero(batches.pass_phase == DECODE):
         total = 0.0
@@ -230,12 +247,14 @@ def plain_caching(trace: RoutingTrace, one: CachePlan, link: float) -> np.ndarra
 @given(random_traces(), PLANS, st.sampled_from([0.7, 3.0, 10.0]))
 @settings(deadline=None)
 def test_theta_one_without_prefetch_is_plain_caching(trace: RoutingTrace, one: CachePlan, link: float) -> None:
-    whole = fit(one, trace, prefetch_depth=0, cpu_threshold_tokens=0)
+    # A short memory, so that the clock of LCP matters on short traces.
+    whole = fit(one, trace, prefetch_depth=0, cpu_threshold_tokens=0, lcp_rho=0.07, lcp_omega=3.7)
     whole = replace(whole, theta=(1.0,) * trace.n_layers)
     result = simulate(trace, whole, costs(trace.n_layers, link=link))
     np.testing.assert_allclose(result.latency_ms, plain_caching(trace, whole, link))
     slots = whole.slots(np.full(trace.n_layers, U), trace.n_experts)
-    assert result.hit_rate == pytest.approx(replay(trace.passes(), whole.policy, slots).decode_hit_rate)
+    replayed = replay(trace.passes(), whole.policy, slots, lcp=whole.lcp)
+    assert result.hit_rate == pytest.approx(replayed.decode_hit_rate)
 
 
 @given(random_traces(), PLANS, st.floats(0.1, 20), st.floats(0.1, 20))
