@@ -172,29 +172,9 @@ class RoutingTrace:
         """The look-ups of a replay: the distinct experts of every forward pass and layer. Computed once and kept."""
         return self._passes
 
-    def predicted_passes(self, depth: int) -> Batches:
-        """As `passes`, of the recorded predictions of each layer from `depth` layers before it. Computed once.
-
-        Raises:
-            UsageError: when the trace recorded no predictions of that depth.
-        """
-        recorded = 0 if self.predicted is None else len(self.predicted)
-        if self.predicted is None or not 1 <= depth <= recorded:
-            raise UsageError(
-                f"prefetch depth {depth}: trace {self.model!r} recorded predictions for {recorded} depths; "
-                "use a depth that it has, or the affinity predictor"
-            )
-        if depth not in self._predicted_passes:
-            self._predicted_passes[depth] = self.batches_of(self.predicted[depth - 1])
-        return self._predicted_passes[depth]
-
     @cached_property
     def _passes(self) -> Batches:
         return self.batches_of(self.experts)
-
-    @cached_property
-    def _predicted_passes(self) -> dict[int, Batches]:
-        return {}
 
     def batches_of(self, picks: Int16) -> Batches:
         """The distinct experts of ``(T, L, k)`` picks by forward pass and layer; -1 is no pick."""

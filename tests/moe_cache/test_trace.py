@@ -108,8 +108,3 @@ def test_select_keeps_names_and_phases() -> None:
     assert trace.select(turns=[1], phases=["decode"]).experts.reshape(-1).tolist() == [0]
     with pytest.raises(UsageError, match="turn 'math' is not in the trace"):
         trace.select(turns=["math"])
-
-
-def test_unrecorded_prediction_depth_is_refused() -> None:
-    with pytest.raises(UsageError, match="depth 1: trace 'm' recorded predictions for 0 depths"):
-        RoutingTrace(**fields()).predicted_passes(1)
