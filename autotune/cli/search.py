@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from autotune.execution import Runner
     from autotune.result import Result
 
+_INTERRUPTED = 130  # what a shell gives a command that Ctrl-C ended
+
 EXAMPLES = """
 [bold]Examples[/bold]
 
@@ -47,11 +49,11 @@ def search(
     target: Annotated[
         str | None,
         typer.Argument(
-            metavar="[DOMAIN | SPACE.yaml]", help="An installed domain, or a file that describes a command to tune."
+            metavar="DOMAIN | SPACE.yaml", help="An installed domain, or a file that describes a command to tune."
         ),
     ] = None,
     command: Annotated[
-        list[str] | None, typer.Argument(metavar="[-- COMMAND ...]", help="The command to tune.")
+        list[str] | None, typer.Argument(metavar="-- COMMAND", help="The command to tune.")
     ] = None,
     storage: StorageOption = DEFAULT_STORAGE,
     study: Annotated[
@@ -203,7 +205,7 @@ def _run(arguments: dict[str, Any], storage: str, study: str, runner: Runner | N
             f"autotune search --study {study} --storage {storage}",
             file=sys.stderr,
         )
-        raise
+        raise typer.Exit(_INTERRUPTED) from None
     if json_:
         print_json(result.to_dict())
     else:
