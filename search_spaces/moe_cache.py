@@ -117,7 +117,7 @@ def _problem(trace: RoutingTrace, costs: Costs, memory: Memory, profile: Hardwar
             "trace": f"{trace.model}: {trace.n_layers} layers x {trace.n_experts} experts, top {trace.top_k}, "
             f"{trace.decode_tokens} decode tokens",
             "budget": f"{memory.total_bytes / MIB:.1f} MiB of {_all_experts(trace, costs) / MIB:.1f} MiB of experts",
-            "hardware": f"{profile.name} ({profile.tier_pair})",
+            "hardware": _machine_name(profile),
         },
     )
 
@@ -250,6 +250,13 @@ def _profile(options: Options, work: LayerWork) -> HardwareProfile:
             f"measuring this machine, once: {step.number}/{step.total} {step.what}", file=sys.stderr, flush=True
         ),
     )
+
+
+def _machine_name(profile: HardwareProfile) -> str:
+    hardware = profile.environment.details.get("hardware", {})
+    parts = [gpu.get("name", "GPU") for gpu in hardware.get("gpus", [])]
+    parts += [name for name in [hardware.get("cpu", {}).get("model")] if name]
+    return f"{profile.name} ({', '.join([*parts, profile.tier_pair])})"
 
 
 DOMAIN = MoeCache()

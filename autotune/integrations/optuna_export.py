@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import optuna
@@ -39,7 +40,9 @@ def export_study(study: Study, url: str) -> int:
         raise UsageError(f"--out {url}: no Optuna storage can be opened there: {str(error).splitlines()[0]}") from None
     finally:
         optuna.logging.set_verbosity(verbosity)
-    copy.set_metric_names([o.metric for o in study.objectives])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        copy.set_metric_names([o.metric for o in study.objectives])
     finished = [t for t in study.trials if t.state in _STATES]
     copy.add_trials([_copy(study, trial) for trial in finished])
     return len(finished)
