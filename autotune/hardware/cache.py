@@ -177,7 +177,12 @@ def measure_profile(
 
 def known_names() -> tuple[str, ...]:
     """Names of the profiles that ship with the package, sorted."""
-    return tuple(sorted(Path(f.name).stem for f in _shipped().iterdir() if f.name.endswith(".json")))
+    folder = _shipped()
+    return (
+        tuple(sorted(Path(f.name).stem for f in folder.iterdir() if f.name.endswith(".json")))
+        if folder.is_dir()
+        else ()
+    )
 
 
 def load_named(name: str | Path) -> HardwareProfile:

@@ -11,6 +11,7 @@ import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import numpy as np
@@ -156,7 +157,8 @@ def measure_noisy_again(profile: HardwareProfile, patience_s: float, budget_s: f
                 break
             again = measure_compute(entry.shape, entry.device, entry.curve.x, budget_s=budget_s)
             if sum(again.curve.noisy) < sum(entry.curve.noisy):
-                profile = profile.merge([again])
+                now = datetime.now(UTC).replace(microsecond=0)
+                profile = profile.merge([again]).model_copy(update={"created_at": now})
     return profile
 
 
