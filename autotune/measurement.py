@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from autotune.errors import UsageError
+
+_NAME_LENGTH = 255  # what every database can index
 
 
 class FailureKind(enum.StrEnum):
@@ -90,6 +91,9 @@ class Measurement:
                 f"the evaluator returned {type(returned).__name__}; return a number, a mapping of metric names to "
                 "numbers, or an autotune.Measurement"
             )
+        for name in measured.metrics:
+            if not 0 < len(name) <= _NAME_LENGTH or not name.isprintable():
+                raise UsageError(f"metric name {name!r} cannot be used; give 1 to {_NAME_LENGTH} printable characters")
         for name in objectives:
             if name not in measured.metrics:
                 known = ", ".join(measured.metrics) or "none"
@@ -136,6 +140,10 @@ class Protocol:
                 f"repeats: warmup={self.warmup}, min_repeats={self.min_repeats}, max_repeats={self.max_repeats}; "
                 "warmup must be at least 0 and 1 <= min_repeats <= max_repeats"
             )
+        if not 0.0 < self.confidence < 1.0:
+            raise UsageError(f"repeats: confidence={self.confidence}; it must lie between 0 and 1, such as 0.95")
+        if self.target is not None and not 0.0 < self.target < math.inf:
+            raise UsageError(f"repeats: target={self.target}; give a relative width above 0, such as 0.02, or None")
 
 
 ONCE = Protocol(warmup=0, min_repeats=1, max_repeats=1, target=None)
@@ -154,8 +162,12 @@ def median_interval(samples: npt.ArrayLike, confidence: float = 0.95) -> tuple[f
     Returns:
         ``(low, high, coverage)``. Below six samples the range is returned with the coverage that it really has.
     """
+    from scipy import stats  # noqa: PLC0415 - takes longer to import than most verbs of the command line to run
+
     ordered = np.sort(np.asarray(samples, dtype=float))
     n = len(ordered)
+    if n == 0:
+        raise UsageError("samples is empty; a median needs at least one")
     # ppf gives the smallest k with P(X <= k) >= alpha/2: the largest rank whose tail stays below alpha/2.
     k = max(1, int(stats.binom.ppf((1 - confidence) / 2, n, 0.5)))
     coverage = 1.0 - 2.0 * float(stats.binom.cdf(k - 1, n, 0.5))
@@ -175,6 +187,8 @@ def drift(samples: Sequence[float], significance: float = 0.01) -> float | None:
     """Kendall's tau between a sample and its index where it is significant, else None (Mann's test for trend)."""
     if len(samples) < 8 or len(set(samples)) == 1:
         return None
+    from scipy import stats  # noqa: PLC0415
+
     tau, p_value = stats.kendalltau(np.arange(len(samples)), np.asarray(samples, dtype=float))
     return float(tau) if p_value < significance else None
 
@@ -212,6 +226,8 @@ def _relative_half_width(runs: Sequence[Measurement], objectives: Sequence[str],
     widths = []
     for name in objectives:
         values = [one.metrics[name].value for one in runs]
+        if len(values) < 2:
+            return math.inf  # one value says nothing of its noise
         low, high, coverage = median_interval(values, protocol.confidence)
         if coverage < protocol.confidence and low != high:
             return math.inf

@@ -102,7 +102,9 @@ class OutcomeConstraint:
         return max(0.0, value - self.bound if self.operator == "<=" else self.bound - value)
 
     def __str__(self) -> str:
-        return f"{self.metric} {self.operator} {self.bound:g}"
+        # Studies are stored as text, so no digit may be lost.
+        bound = int(self.bound) if self.bound.is_integer() and abs(self.bound) < 1e15 else self.bound
+        return f"{self.metric} {self.operator} {bound!r}"
 
 
 def parse_objectives(given: str | Objective | Iterable[str | Objective]) -> tuple[Objective, ...]:

@@ -61,7 +61,7 @@ def test_a_name_is_taken_once_and_unknown_names_list_the_known(store: Store) -> 
 
 @pytest.mark.parametrize("name", ["", " a", "a\n", "a\x00b", "x" * 256, "\ud800"])
 def test_names_that_no_database_could_hold_are_refused(store: Store, name: str) -> None:
-    with pytest.raises(UsageError, match="study name .* cannot be used"):
+    with pytest.raises(UsageError, match=r"study name .* cannot be used"):
         new_study(store, name)
     assert store.studies() == []
 
@@ -335,7 +335,7 @@ def test_a_newer_schema_is_refused(url: str) -> None:
     Store(url).close()
     _execute(url, "UPDATE alembic_version SET version_num = '9999'")
     for read_only in (False, True):
-        with pytest.raises(UsageError, match="newer version of autotune .* upgrade"):
+        with pytest.raises(UsageError, match=r"newer version of autotune .* upgrade"):
             Store(url, read_only=read_only)
 
 
@@ -417,7 +417,7 @@ def test_a_damaged_file_is_one_clear_error(tmp_path: Path) -> None:
     content = bytearray(file.read_bytes())
     content[8192:] = b"\xff" * (len(content) - 8192)
     file.write_bytes(bytes(content))
-    with pytest.raises(StoreError, match="malformed|not a database") as told:
+    with pytest.raises(StoreError, match=r"malformed|not a database") as told:
         Store(f"sqlite:///{file}").studies()
     assert "\n" not in str(told.value)
 

@@ -1,0 +1,170 @@
+"""What a search algorithm is: a function from an immutable history to proposals."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+
+from autotune.errors import UsageError
+from autotune.measurement import FailureKind
+from autotune.objective import Objective, OutcomeConstraint, is_feasible, losses, pareto_mask
+from autotune.space import Config, SearchSpace
+from autotune.store.records import TrialRecord, TrialState
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a strategy is asked to solve: all that stays the same while a study runs.
+
+    Attributes:
+        default: the configuration that people use today; always trial 0.
+        budget: trials that the search is expected to spend, None where it is open-ended.
+        domain_map: what the domain gives to the strategy `fixed-point`, None where it gives nothing.
+    """
+
+    space: SearchSpace
+    objectives: tuple[Objective, ...]
+    constraints: tuple[OutcomeConstraint, ...]
+    default: Config
+    seed: int
+    budget: int | None = None
+    domain_map: Any = None
+
+
+@dataclass(frozen=True)
+class History:
+    """Every trial of a study so far, by number. Immutable: a strategy may keep it and compare."""
+
+    task: Task
+    trials: tuple[TrialRecord, ...] = ()
+
+    @cached_property
+    def completed(self) -> tuple[TrialRecord, ...]:
+        return tuple(t for t in self.trials if t.state is TrialState.COMPLETED)
+
+    @cached_property
+    def failed(self) -> tuple[TrialRecord, ...]:
+        """Failures to learn from: all but those of the machine (`infra`)."""
+        return tuple(t for t in self.trials if t.state is TrialState.FAILED and t.failure_kind is not FailureKind.INFRA)
+
+    @cached_property
+    def pending(self) -> tuple[TrialRecord, ...]:
+        return tuple(t for t in self.trials if t.state in (TrialState.RUNNING, TrialState.WAITING))
+
+    @cached_property
+    def hashes(self) -> frozenset[str]:
+        """Canonical hashes of everything proposed so far; none of these is proposed again."""
+        return frozenset(t.config_hash for t in self.trials)
+
+    @cached_property
+    def ranked(self) -> tuple[TrialRecord, ...]:
+        """Completed trials by rank on one objective: feasible ones by loss, then the others by violation."""
+        return tuple(sorted(self.completed, key=self._rank))
+
+    @cached_property
+    def best(self) -> TrialRecord | None:
+        """The best feasible trial on the first objective, None while there is none."""
+        found = min(self.completed, key=self._rank, default=None)
+        return found if found is not None and self.is_feasible(found) else None
+
+    @cached_property
+    def pareto(self) -> tuple[TrialRecord, ...]:
+        """Feasible trials that no other feasible trial dominates, by number."""
+        good = [t for t in self.completed if self.is_feasible(t)]
+        mask = pareto_mask([self.losses(t) for t in good]) if good else ()
+        return tuple(trial for trial, keep in zip(good, mask, strict=True) if keep)
+
+    def _rank(self, trial: TrialRecord) -> tuple[float, float, int]:
+        objective = self.task.objectives[0]
+        violation = sum(c.violation(trial.values) for c in self.task.constraints)
+        return violation, objective.sign * trial.values[objective.metric], trial.number
+
+    def find(self, config: Mapping[str, Any]) -> TrialRecord | None:
+        """The first trial of that configuration."""
+        wanted = self.task.space.config_hash(dict(config))
+        return next((t for t in self.trials if t.config_hash == wanted), None)
+
+    def gain(self, trial: TrialRecord | None) -> float | None:
+        """Relative improvement of a completed trial over the default on the first objective, positive when better."""
+        default = self.find(self.task.default)
+        if trial is None or default is None or default.state is not TrialState.COMPLETED:
+            return None
+        objective = self.task.objectives[0]
+        return objective.gain(trial.values[objective.metric], default.values[objective.metric])
+
+    def losses(self, trial: TrialRecord) -> tuple[float, ...]:
+        """The trial's objectives as numbers to minimise."""
+        return losses(trial.values, self.task.objectives)
+
+    def is_feasible(self, trial: TrialRecord) -> bool:
+        """Whether a completed trial keeps every outcome constraint."""
+        return is_feasible(trial.values, self.task.constraints)
+
+    def rng(self, salt: int = 0) -> np.random.Generator:
+        """A generator that depends on the study's seed and on how far it is: the same history proposes the same."""
+        return np.random.default_rng([self.task.seed & 0xFFFFFFFF, len(self.trials), salt])
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A proposed configuration; `proposer` says who in a portfolio had the idea, `notes` why."""
+
+    config: Config
+    proposer: str
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a strategy can handle. A task that needs more is refused with a sentence that names what is lacking."""
+
+    several_objectives: bool = False
+    constraints: bool = True
+    conditions: bool = True
+    infinite_spaces: bool = True
+
+
+class Strategy(abc.ABC):
+    """One search algorithm, bound to one task.
+
+    Subclasses set `name`, `summary` and `capabilities`, and implement `propose`. They may keep caches, but what they
+    propose depends on the history and the task alone.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    capabilities: ClassVar[Capabilities] = Capabilities()
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        lacking = _lacking(self.capabilities, task)
+        if lacking:
+            raise UsageError(f"strategy {self.name!r} cannot handle {lacking}; choose another, such as tpe or random")
+
+    @abc.abstractmethod
+    def propose(self, history: History, n: int) -> Sequence[Suggestion]:
+        """Up to `n` feasible configurations that are not in the history, pending ones included.
+
+        Fewer than `n` is allowed; none means that this strategy has nothing left to propose.
+        """
+
+    def suggestion(self, config: Config, **notes: Any) -> Suggestion:
+        """A proposal in this strategy's name."""
+        return Suggestion(config, self.name, notes)
+
+
+def _lacking(has: Capabilities, task: Task) -> str | None:
+    if len(task.objectives) > 1 and not has.several_objectives:
+        return f"several objectives (this study has {len(task.objectives)})"
+    if task.constraints and not has.constraints:
+        return "outcome constraints"
+    if not has.conditions and any(p.when is not None for p in task.space.parameters):
+        return "conditional parameters"
+    if not has.infinite_spaces and not task.space.is_finite:
+        return "a space with infinitely many configurations"
+    return None
