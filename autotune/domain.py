@@ -1,0 +1,165 @@
+"""What a plug-in brings: a domain turns typed options into a problem. Found by the entry-point group `autotune.domains`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ValidationError
+
+from autotune.errors import UsageError
+from autotune.objective import Objective, OutcomeConstraint, parse_objectives
+from autotune.space import Config, SearchSpace
+from autotune.store.records import Profile
+from autotune.strategies.base import Task
+
+GROUP = "autotune.domains"
+Evaluate = Callable[..., object]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing to tune: where to look, what to measure, and what people use today.
+
+    Attributes:
+        space: the knobs, with known constraints.
+        objectives, constraints: as text, ``minimize latency_ms`` and ``vram_gib <= 24``.
+        default: the configuration that people use today; it becomes trial 0.
+        evaluators: what measures a configuration, by fidelity (`profiled`, `real`, `recorded`), the usual one first.
+        metrics: names of all that the evaluators measure.
+        baselines: further named configurations that are measured in the same run and shown beside the result.
+        domain_map: a `FixedPointMap` where the domain has one.
+        profile: the hardware profile that the numbers rest on, copied into the store.
+        facts: resolved settings for people, such as the trace's name or the budget in GiB.
+        highlights: metrics that a table should show beside the objectives, the most telling first.
+    """
+
+    space: SearchSpace
+    objectives: tuple[str, ...]
+    default: Config
+    evaluators: Mapping[str, Evaluate]
+    constraints: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+    baselines: Mapping[str, Config] = field(default_factory=dict)
+    domain_map: Any = None
+    profile: Profile | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    highlights: tuple[str, ...] = ()
+
+    def measuring(
+        self,
+        objectives: str | Objective | Iterable[str | Objective] | None,
+        constraints: Iterable[str | OutcomeConstraint] = (),
+    ) -> Problem:
+        """The same problem with other objectives (None keeps them) and further outcome constraints.
+
+        Raises:
+            UsageError: for a metric that the domain's evaluators do not give.
+        """
+        goals = parse_objectives(self.objectives if objectives is None else objectives)
+        limits = [OutcomeConstraint.parse(c) for c in (*self.constraints, *constraints)]
+        for metric in [o.metric for o in goals] + [c.metric for c in limits]:
+            if self.metrics and metric not in self.metrics:
+                close = difflib.get_close_matches(metric, self.metrics, n=1)
+                hint = f" (did you mean {close[0]!r}?)" if close else ""
+                raise UsageError(f"metric {metric!r} is unknown{hint}; this domain measures: {', '.join(self.metrics)}")
+        return replace(self, objectives=tuple(map(str, goals)), constraints=tuple(map(str, limits)))
+
+    def task(self, seed: int, budget: int | None) -> Task:
+        """What a strategy is given."""
+        return Task(
+            space=self.space,
+            objectives=parse_objectives(self.objectives),
+            constraints=tuple(OutcomeConstraint.parse(c) for c in self.constraints),
+            default=self.default,
+            seed=seed,
+            budget=budget,
+            domain_map=self.domain_map,
+        )
+
+    def evaluator(self, fidelity: str | None) -> tuple[str, Evaluate]:
+        """The evaluator of that fidelity, or the usual one.
+
+        Raises:
+            UsageError: naming those that exist.
+        """
+        name = fidelity or next(iter(self.evaluators))
+        if name not in self.evaluators:
+            raise UsageError(f"evaluator {name!r} is unknown here; this domain has: {', '.join(self.evaluators)}")
+        return name, self.evaluators[name]
+
+
+class Domain(Protocol):
+    """A plug-in. `options` is the pydantic model of what a user may set; `problem` builds the problem from it."""
+
+    name: str
+    summary: str
+    options: type[BaseModel]
+
+    def problem(self, options: Any) -> Problem: ...
+
+
+def domain_names() -> list[str]:
+    """Names of the installed domains."""
+    return sorted({point.name for point in entry_points(group=GROUP)})
+
+
+def load_domain(name: str) -> Domain:
+    """The installed domain of that name.
+
+    Raises:
+        UsageError: when there is none, or when a folder of the user's own hides one of our packages.
+    """
+    points = {point.name: point for point in entry_points(group=GROUP)}
+    if name not in points:
+        close = difflib.get_close_matches(name, points, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise UsageError(f"domain {name!r} is unknown{hint}; installed are: {', '.join(sorted(points)) or 'none'}")
+    try:
+        domain: Domain = points[name].load()
+    except (ImportError, AttributeError) as error:
+        hidden = _shadowed(points[name])
+        if hidden is None:
+            raise
+        raise UsageError(
+            f"domain {name!r} cannot be loaded: the folder {str(hidden)!r} hides autotune's package {hidden.name!r}; "
+            f"rename it or run from another folder ({error})"
+        ) from None
+    return domain
+
+
+def _shadowed(point: EntryPoint) -> Path | None:
+    """The folder that Python imports in place of the package that an entry point lives in."""
+    package = point.module.partition(".")[0]
+    spec = importlib.util.find_spec(package)
+    folders = [Path(folder) for folder in (spec.submodule_search_locations or [])] if spec else []
+    submodule = Path(*point.module.split(".")[1:])
+    for folder in folders:
+        if not (folder / submodule).with_suffix(".py").exists() and not (folder / submodule).is_dir():
+            return folder
+    return None
+
+
+def parse_options(model: type[BaseModel], given: Mapping[str, Any]) -> BaseModel:
+    """Validate a domain's options.
+
+    Raises:
+        UsageError: one sentence for the first thing wrong, naming the option, its value and what is possible.
+    """
+    unknown = sorted(set(given) - set(model.model_fields))
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], model.model_fields, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise UsageError(f"option {unknown[0]!r} is unknown{hint}; known are: {', '.join(model.model_fields)}")
+    try:
+        return model.model_validate(dict(given))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"]) or "options"
+        message = str(first["ctx"]["error"]) if "error" in first.get("ctx", {}) else first["msg"]
+        raise UsageError(f"option {name} = {first['input']!r}: {message[0].lower() + message[1:]}") from None

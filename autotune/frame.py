@@ -1,0 +1,38 @@
+"""Trials as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from autotune.store import TrialRecord
+
+
+def trials_frame(trials: Sequence[TrialRecord]) -> pd.DataFrame:
+    """One row per trial; parameters as ``config.NAME`` (vectors stay lists), metrics under their own names."""
+    return pd.DataFrame([_row(trial) for trial in trials])
+
+
+def _row(trial: TrialRecord) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "number": trial.number,
+        "state": trial.state.value,
+        "label": trial.label,
+        "proposer": trial.proposer,
+        "fidelity": trial.fidelity,
+        "failure_kind": trial.failure_kind.value if trial.failure_kind else None,
+        "failure_message": trial.failure_message,
+    }
+    row |= {f"config.{name}": value for name, value in trial.config.items()}
+    for name, metric in trial.metrics.items():
+        row[name] = metric.value
+        if metric.half_width is not None:
+            row[f"{name}.half_width"] = metric.half_width
+    return row | {
+        "suggest_s": trial.suggest_s,
+        "evaluate_s": trial.evaluate_s,
+        "created_at": trial.created_at,
+        "finished_at": trial.finished_at,
+    }

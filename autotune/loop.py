@@ -1,0 +1,317 @@
+"""The loop that drives a study: ask, evaluate, tell, until the budget is spent or nothing is left."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from autotune.domain import Problem, load_domain, parse_options
+from autotune.errors import LeaseLostError, SpaceExhaustedError, StoreError, UsageError
+from autotune.execution import Evaluate, InProcess, Runner
+from autotune.hardware import current_environment
+from autotune.heartbeat import Heartbeat
+from autotune.measurement import ONCE, Failure, Measurement, Protocol
+from autotune.objective import Objective, OutcomeConstraint, parse_objectives
+from autotune.result import Result, counts
+from autotune.space import SearchSpace
+from autotune.store import Store, TrialRecord, TrialState
+from autotune.strategies import Strategy, resolve
+from autotune.study import IN_MEMORY, Study, Trial
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+DEFAULT_TRIALS = 60
+_INFRA_PAUSE_S = 1.0  # before a machine that failed is asked again
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a search is, after one more trial.
+
+    Attributes:
+        trial: the trial that just ended.
+        best: the incumbent (with several objectives: a member of the Pareto front); None before there is one.
+        gain: of the incumbent over the default, on the first objective.
+        counts: trials by state and failures by kind.
+        budget: trials that the search may spend in all, None where time alone limits it.
+        elapsed_s, remaining_s: of this run; remaining is an estimate, None while nothing is known.
+    """
+
+    study: Study
+    trial: TrialRecord
+    best: TrialRecord | None
+    gain: float | None
+    counts: Mapping[str, Any]
+    budget: int | None
+    elapsed_s: float
+    remaining_s: float | None
+
+
+def search(
+    space: SearchSpace | str,
+    evaluate: Evaluate | None = None,
+    objectives: str | Objective | Iterable[str | Objective] | None = None,
+    *,
+    callback: Callable[[Progress], None] | None = None,
+    **settings: Any,
+) -> Result:
+    """Find a good configuration.
+
+    Args:
+        space: a `SearchSpace`, or the name of an installed domain such as ``"moe-cache"``.
+        evaluate: ``evaluate(config)`` returning a number, a mapping of metrics or a `Measurement`, or raising. A domain
+            brings its own.
+        objectives: ``"latency_ms"``, ``["minimize latency_ms", "maximize throughput"]``; ``"value"`` when not given.
+        callback: called after every trial; see `Progress`.
+        settings: see `search_iter`.
+
+    Returns:
+        The result; ``result.best.config`` is the answer.
+
+    Raises:
+        UsageError: for anything that cannot be used; nothing is written then.
+        KeyboardInterrupt: passed on after the running trial was given back; every finished trial is kept.
+    """
+    steps = search_iter(space, evaluate, objectives, **settings)
+    while True:
+        try:
+            progress = next(steps)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+        if callback is not None:
+            callback(progress)
+
+
+def search_iter(
+    space: SearchSpace | str,
+    evaluate: Evaluate | None = None,
+    objectives: str | Objective | Iterable[str | Objective] | None = None,
+    *,
+    constraints: Iterable[str | OutcomeConstraint] = (),
+    trials: int | None = None,
+    timeout_s: float | None = None,
+    strategy: str | type[Strategy] | BaseSampler | None = None,
+    seed: int | None = None,
+    storage: str | Store = IN_MEMORY,
+    study: str = "study",
+    default: Mapping[str, Any] | None = None,
+    baselines: Mapping[str, Mapping[str, Any]] | None = None,
+    evaluator: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    runner: Runner | None = None,
+    protocol: Protocol = ONCE,
+) -> Generator[Progress, None, Result]:
+    """As `search`, yielding a `Progress` after every trial and returning the result; for notebooks and user interfaces.
+
+    Args:
+        constraints: limits on measured metrics, ``["vram_gib <= 24"]``.
+        trials: trials in the study when it is done, the default configuration, the baselines and what an earlier run
+            measured among them; 60 when neither this nor `timeout_s` is given.
+        timeout_s: stop asking after so many seconds.
+        strategy: a name (see `autotune.STRATEGIES`), a `Strategy` class or an Optuna sampler; ``"auto"`` when not given.
+        seed: of the search; 0 when not given.
+        storage: a database URL; in memory when not given.
+        study: its name. A study that exists is gone on with.
+        default: the configuration that people use today; measured first.
+        baselines: further configurations by name, measured next and shown beside the result.
+        evaluator: which of a domain's evaluators measures, by fidelity.
+        options: a domain's options.
+        runner: how evaluations run; in this process when not given.
+        protocol: how often each is repeated, where `runner` is not given.
+    """
+    started = time.perf_counter()
+    if trials is None and timeout_s is None:
+        trials = DEFAULT_TRIALS
+    if trials is not None and trials < 1:
+        raise UsageError(f"trials is {trials}; it must be at least 1")
+    if timeout_s is not None and timeout_s <= 0:
+        raise UsageError(f"timeout_s is {timeout_s:g}; it must be above 0")
+    if isinstance(space, str):
+        if evaluate is not None or default is not None or baselines is not None:
+            raise UsageError(
+                f"domain {space!r} brings its own evaluator, default and baselines; give it options instead"
+            )
+        domain, problem = space, domain_problem(space, options or {}).measuring(objectives, constraints)
+    else:
+        if evaluate is None:
+            raise UsageError("evaluate is missing; give a callable that takes a configuration")
+        goals = tuple(str(o) for o in parse_objectives(objectives or "value"))
+        domain, problem = (
+            None,
+            Problem(
+                space=space,
+                objectives=goals,
+                default=dict(default) if default is not None else space.default(),
+                constraints=tuple(str(OutcomeConstraint.parse(c)) for c in constraints),
+                evaluators={"given": evaluate},
+                baselines={k: dict(v) for k, v in (baselines or {}).items()},
+            ),
+        )
+    fidelity, measure = problem.evaluator(evaluator)
+    # Before a database is made: what the strategy lacks should leave no empty file behind.
+    resolve(strategy or "auto")(problem.task(seed or 0, trials))
+    found = open_study(
+        problem,
+        domain=domain,
+        options={
+            "evaluator": fidelity,
+            "facts": dict(problem.facts),
+            "highlights": list(problem.highlights),
+            **({"domain_options": dict(options or {})} if domain else {}),
+        },
+        trials=trials,
+        strategy=strategy,
+        seed=seed,
+        storage=storage,
+        name=study,
+    )
+    run = runner or InProcess([o.metric for o in found.objectives], protocol)
+    return (yield from _drive(found, measure, run, trials, timeout_s, started))
+
+
+def open_study(
+    problem: Problem,
+    *,
+    domain: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    trials: int | None = None,
+    strategy: str | type[Strategy] | BaseSampler | None = None,
+    seed: int | None = None,
+    storage: str | Store = IN_MEMORY,
+    name: str = "study",
+) -> Study:
+    """The study of that name for this problem, created when it is new.
+
+    Raises:
+        UsageError: when the study of that name is another one: another space, other objectives, another default
+            configuration, evaluator, domain option or seed.
+    """
+    store = storage if isinstance(storage, Store) else Store(storage)
+    record = store.find_study(name)
+    if record is None:
+        return Study.create(
+            problem.space,
+            problem.objectives,
+            constraints=problem.constraints,
+            storage=store,
+            name=name,
+            strategy=strategy or "auto",
+            seed=seed or 0,
+            default=problem.default,
+            baselines=problem.baselines,
+            budget=trials,
+            domain=domain,
+            options=options,
+            profile=problem.profile,
+            domain_map=problem.domain_map,
+        )
+    study = Study.load(name, store, space=problem.space, strategy=strategy, domain_map=problem.domain_map)
+    goals = [str(o) for o in parse_objectives(problem.objectives)]
+    limits = [str(OutcomeConstraint.parse(c)) for c in problem.constraints]
+    compared = [
+        ("the domain", record.domain, domain),
+        ("the objectives", list(record.objectives), goals),
+        ("the outcome constraints", list(record.constraints), limits),
+        ("the seed", record.seed, record.seed if seed is None else seed),
+        ("the default configuration", dict(record.default_config), problem.space.validate(problem.default)),
+    ]
+    compared += [(f"the setting {key!r}", record.options.get(key), value) for key, value in (options or {}).items()]
+    for what, before, now in compared:
+        if before != now:
+            raise UsageError(
+                f"study {name!r} in {store.url} has {what} {_short(before)}, not {_short(now)}; choose another study name"
+            )
+    return study
+
+
+def _short(value: Any) -> str:
+    text = ", ".join(value) if isinstance(value, list) else repr(value)
+    return text if len(text) <= 100 else f"{text[:99]}…"
+
+
+def domain_problem(name: str, options: Mapping[str, Any]) -> Problem:
+    """The problem that an installed domain makes of these options."""
+    domain = load_domain(name)
+    return domain.problem(parse_options(domain.options, options))
+
+
+def _drive(
+    study: Study, evaluate: Evaluate, runner: Runner, trials: int | None, timeout_s: float | None, started: float
+) -> Generator[Progress, None, Result]:
+    environment = current_environment()
+    study.set_environment(environment.fingerprint, environment.to_dict())
+    study.store.set_study_state(study.record.id, "running")
+    evaluated = 0.0
+    first = len(study.trials)
+    heartbeat = Heartbeat(study)
+    state, reason = "failed", "the search was broken off by an error"
+    try:
+        while True:
+            if timeout_s is not None and time.perf_counter() - started >= timeout_s:
+                state, reason = "done", f"time limit of {timeout_s:g} s reached"
+                break
+            try:
+                trial = study.ask(up_to=trials)
+            except SpaceExhaustedError as end:
+                state, reason = "done", str(end)
+                break
+            record, spent = _evaluate(study, trial, evaluate, runner, heartbeat)
+            evaluated += spent
+            if record is None:
+                continue
+            if record.state is TrialState.WAITING:  # the machine failed, and may need a moment
+                time.sleep(_INFRA_PAUSE_S)
+                continue
+            yield _progress(study, record, trials, time.perf_counter() - started, first)
+    except KeyboardInterrupt:
+        state, reason = "interrupted", "interrupted by the user"
+        raise
+    except GeneratorExit:
+        state, reason = "interrupted", "the caller stopped iterating"
+        raise
+    finally:
+        heartbeat.stop()
+        runner.close()
+        study.store.set_study_state(study.record.id, state, reason)
+    total = time.perf_counter() - started
+    seconds = {"total": total, "suggest": study.suggest_s, "evaluate": evaluated, "store": study.store_s}
+    return Result.of(study, seconds)
+
+
+def _evaluate(
+    study: Study, trial: Trial, evaluate: Evaluate, runner: Runner, heartbeat: Heartbeat
+) -> tuple[TrialRecord | None, float]:
+    """Measure and tell one trial; None in place of the record where another worker has the trial by now."""
+    began = time.perf_counter()
+    try:
+        with heartbeat.beating(trial):
+            try:
+                outcome: Measurement | Failure = runner.run(evaluate, trial.config, trial.seed)
+            except Failure as failure:
+                outcome = failure
+            spent = time.perf_counter() - began
+            return study.tell(trial, outcome, evaluate_s=spent), spent
+    except LeaseLostError:
+        return None, time.perf_counter() - began
+    except BaseException:
+        with contextlib.suppress(StoreError):  # it may have been told; and what broke matters more
+            study.release(trial)
+        raise
+
+
+def _progress(study: Study, trial: TrialRecord, budget: int | None, elapsed: float, first: int) -> Progress:
+    history = study.history
+    best = history.best if len(study.objectives) == 1 else next(iter(history.pareto), None)
+    measured = len(history.trials) - first
+    remaining = None
+    if budget is not None and measured > 0:
+        remaining = elapsed / measured * max(0, budget - len(history.trials))
+    return Progress(study, trial, best, history.gain(best), counts(history.trials), budget, elapsed, remaining)
+
+
+__all__ = ["DEFAULT_TRIALS", "Progress", "domain_problem", "open_study", "search", "search_iter"]

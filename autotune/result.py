@@ -1,0 +1,116 @@
+"""What a search found: the best configuration, what it is a gain over, and where the time went."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from autotune.store import TrialRecord, TrialState
+from autotune.study import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A trial as a result shows it: its number, configuration and metric values."""
+
+    number: int
+    config: Mapping[str, Any]
+    metrics: Mapping[str, float]
+
+    @classmethod
+    def of(cls, trial: TrialRecord) -> Outcome:
+        return cls(trial.number, trial.config, trial.values)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"number": self.number, "config": dict(self.config), "metrics": _finite(self.metrics)}
+
+
+@dataclass(frozen=True)
+class Result:
+    """The end of a search, read from the store.
+
+    Attributes:
+        best: the best feasible trial; None when there is none, or with several objectives (see `pareto`).
+        default: trial 0, None when it did not complete.
+        baselines: the domain's named configurations that completed.
+        pareto: feasible trials that no other dominates; with one objective the best alone.
+        gain: relative improvement of the first objective over the default, positive when better; None where undefined.
+        seconds: ``total`` of this run, and its parts ``suggest``, ``evaluate`` and ``store``.
+    """
+
+    study: Study
+    best: Outcome | None
+    default: Outcome | None
+    baselines: Mapping[str, Outcome]
+    pareto: tuple[Outcome, ...]
+    gain: float | None
+    trials: Mapping[str, Any]
+    seconds: Mapping[str, float]
+    stop_reason: str | None
+
+    @classmethod
+    def of(cls, study: Study, seconds: Mapping[str, float] | None = None) -> Result:
+        """Read a study's result from its store."""
+        history = study.history
+        best = history.best if len(study.objectives) == 1 else None
+        return cls(
+            study=study,
+            best=None if best is None else Outcome.of(best),
+            default=_completed(study.default),
+            baselines={name: o for name, t in study.baselines.items() if (o := _completed(t)) is not None},
+            pareto=tuple(Outcome.of(t) for t in history.pareto),
+            gain=history.gain(best),
+            trials=counts(history.trials),
+            seconds=seconds or _stored_seconds(history.trials),
+            stop_reason=study.store.load_study(study.name).stop_reason,
+        )
+
+    def frame(self) -> pd.DataFrame:
+        """One row per trial, see `Study.frame`."""
+        return self.study.frame()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as JSON-able values."""
+        return {
+            "study": self.study.name,
+            "storage": self.study.store.url,
+            "objectives": [str(o) for o in self.study.objectives],
+            "constraints": [str(c) for c in self.study.constraints],
+            "best": self.best.to_dict() if self.best else None,
+            "default": self.default.to_dict() if self.default else None,
+            "gain": self.gain,
+            "baselines": {name: outcome.to_dict() for name, outcome in self.baselines.items()},
+            "pareto": [o.to_dict() for o in self.pareto] if len(self.study.objectives) > 1 else None,
+            "trials": dict(self.trials),
+            "seconds": {name: round(value, 4) for name, value in self.seconds.items()},
+            "stop_reason": self.stop_reason,
+        }
+
+
+def counts(trials: tuple[TrialRecord, ...]) -> dict[str, Any]:
+    """Trials by state, and failures by kind."""
+    states = Counter(t.state.value for t in trials)
+    failures = Counter(t.failure_kind.value for t in trials if t.failure_kind is not None)
+    return {"total": len(trials), **{s.value: states.get(s.value, 0) for s in TrialState}, "failures": dict(failures)}
+
+
+def _completed(trial: TrialRecord | None) -> Outcome | None:
+    return Outcome.of(trial) if trial is not None and trial.state is TrialState.COMPLETED else None
+
+
+def _stored_seconds(trials: tuple[TrialRecord, ...]) -> dict[str, float]:
+    return {
+        "suggest": sum(t.suggest_s for t in trials),
+        "evaluate": sum(t.evaluate_s or 0.0 for t in trials),
+    }
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON has no NaN and no infinity."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}

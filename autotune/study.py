@@ -1,0 +1,456 @@
+"""A study: ask for a configuration, tell what it gave, see what is best. State lives in the store alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from autotune.errors import SpaceExhaustedError, UsageError
+from autotune.measurement import Failure, Measurement
+from autotune.objective import Objective, OutcomeConstraint, parse_objectives
+from autotune.space import Config, SearchSpace
+from autotune.store import Profile, Proposal, Store, StudyRecord, TrialRecord, TrialState
+from autotune.store.models import NAME_LENGTH
+from autotune.store.rows import digest
+from autotune.store.workers import worker_name
+from autotune.strategies import STRATEGIES, History, Strategy, Suggestion, Task, resolve
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from optuna.samplers import BaseSampler
+
+IN_MEMORY = "sqlite://"
+DEFAULT_LABEL = "default"
+LEASE_S = 600.0
+_RACES = 20  # proposals that other workers were quicker with, before an ask gives up
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A configuration to evaluate, leased to this process.
+
+    Attributes:
+        seed: derived from the study's seed and the trial's number; pass it to whatever is random in the evaluation.
+    """
+
+    record: TrialRecord
+    seed: int
+
+    @property
+    def number(self) -> int:
+        return self.record.number
+
+    @property
+    def config(self) -> Config:
+        return dict(self.record.config)
+
+
+class Study:
+    """Trials of one search space under one set of objectives. Make one with `Study.create` or `Study.load`."""
+
+    def __init__(
+        self, store: Store, record: StudyRecord, space: SearchSpace, strategy: type[Strategy] | None, domain_map: Any
+    ) -> None:
+        self.store = store
+        self.name = record.name
+        default = dict(record.default_config)
+        # A space enumerates itself once, so one that knows the default already is kept as it is.
+        self.space = space if default in space.anchors else space.with_anchors([default])
+        self.objectives = tuple(Objective.parse(text) for text in record.objectives)
+        self.constraints = tuple(OutcomeConstraint.parse(text) for text in record.constraints)
+        self.seed = record.seed
+        self.record = record
+        self._store_clock = _Clock()
+        self.suggest_s = 0.0
+        self._worker = worker_name()
+        self._trials: list[TrialRecord] = []
+        self._revision = -1
+        self._open: set[int] = set()  # numbers of trials that wait, or that another worker holds
+        self._environment: int | None = None
+        self._task = Task(
+            space=self.space,
+            objectives=self.objectives,
+            constraints=self.constraints,
+            default=default,
+            seed=record.seed,
+            budget=record.budget.get("trials"),
+            domain_map=domain_map,
+        )
+        self._strategy = strategy(self._task) if strategy is not None else None
+        # By hash, what is proposed before the strategy is asked; emptied as trials of these turn up.
+        self._first: dict[str, tuple[str, Config]] = {}
+        for label, config in {DEFAULT_LABEL: default, **self._named}.items():
+            self._first.setdefault(self.space.config_hash(config), (label, dict(config)))
+
+    @property
+    def store_s(self) -> float:
+        """Seconds that this object spent reading and writing its store."""
+        return self._store_clock.total
+
+    @property
+    def _named(self) -> Mapping[str, Config]:
+        baselines: Mapping[str, Config] = self.record.options.get("baselines", {})
+        return baselines
+
+    @classmethod
+    def create(
+        cls,
+        space: SearchSpace,
+        objectives: str | Objective | Iterable[str | Objective] = "value",
+        *,
+        constraints: Iterable[str | OutcomeConstraint] = (),
+        storage: str | Store = IN_MEMORY,
+        name: str = "study",
+        strategy: str | type[Strategy] | BaseSampler = "auto",
+        seed: int = 0,
+        default: Mapping[str, Any] | None = None,
+        baselines: Mapping[str, Mapping[str, Any]] | None = None,
+        budget: int | None = None,
+        domain: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        profile: Profile | None = None,
+        domain_map: Any = None,
+    ) -> Study:
+        """Start a study.
+
+        Args:
+            default: the configuration that people use today, always trial 0; the space's own default when None.
+            baselines: further configurations by name, proposed right after the default.
+            budget: trials that the search will spend, for strategies that plan.
+            domain, options, profile, domain_map: set by `autotune.search` for a domain.
+
+        Raises:
+            UsageError: for anything that cannot be used; nothing is written then.
+            EmptySpaceError: when no configuration is feasible.
+        """
+        goals = parse_objectives(objectives)
+        limits = tuple(OutcomeConstraint.parse(c) for c in constraints)
+        chosen = resolve(strategy)
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+            raise UsageError(f"seed is {seed!r}; give a whole number from 0 to 4294967295")
+        if budget is not None and budget < 1:
+            raise UsageError(f"budget is {budget}; give at least one trial, or None")
+        start = space.default() if default is None else _checked(space, default, "default")
+        named = {_label(name): _checked(space, c, f"baseline {name!r}") for name, c in (baselines or {}).items()}
+        space = space.with_anchors([start])
+        # Built once before anything is written, so that a strategy that cannot handle the task leaves no empty study.
+        chosen(Task(space, goals, limits, start, seed, budget, domain_map))
+        store = storage if isinstance(storage, Store) else Store(storage)
+        record = store.create_study(
+            name=name,
+            domain=domain,
+            space=space.to_dict(),
+            space_hash=space.definition_hash(),
+            objectives=[str(o) for o in goals],
+            constraints=[str(c) for c in limits],
+            default_config=start,
+            strategy=chosen.name,
+            seed=seed,
+            budget={"trials": budget} if budget else {},
+            options={**(options or {}), "baselines": named},
+            profile=profile,
+        )
+        return cls(store, record, space, chosen, domain_map)
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        storage: str | Store,
+        *,
+        space: SearchSpace | None = None,
+        strategy: str | type[Strategy] | BaseSampler | None = None,
+        domain_map: Any = None,
+    ) -> Study:
+        """Go on with a study that exists.
+
+        Args:
+            space: needed only where the space has callable constraints, which a database cannot hold.
+            strategy: another one than before, if wished.
+
+        Raises:
+            UsageError: when there is no such study, or its space is another one.
+        """
+        store = storage if isinstance(storage, Store) else Store(storage)
+        record = store.load_study(name)
+        functions = [c for c in record.space["constraints"] if not isinstance(c, str)]
+        if space is None and functions:
+            raise UsageError(
+                f"study {name!r} has the constraint {functions[0]['callable']!r}, a function, which a database cannot "
+                "hold; pass space=..., the search space that the study was made with"
+            )
+        found = space if space is not None else SearchSpace.from_dict(record.space)
+        if found.definition_hash() != record.space_hash:
+            raise UsageError(
+                f"study {name!r} in {store.url} has another search space; choose another study name, or search the same space"
+            )
+        if strategy is None and record.strategy not in STRATEGIES:
+            raise UsageError(
+                f"study {name!r} was made with {record.strategy!r}, a strategy that the caller supplied; pass strategy=... "
+                "to go on with it, or the name of another"
+            )
+        return cls(store, record, found, resolve(strategy or record.strategy), domain_map)
+
+    @classmethod
+    def view(cls, store: Store, record: StudyRecord) -> Study:
+        """A study to look at, from a store that may be read-only; `ask` refuses.
+
+        Constraints that are functions are left out of its space: they matter only to what is proposed.
+        """
+        kept = [c for c in record.space.get("constraints", ()) if isinstance(c, str)]
+        return cls(store, record, SearchSpace.from_dict({**record.space, "constraints": kept}), None, None)
+
+    # ------------------------------------------------------------- ask and tell
+
+    @overload
+    def ask(self, n: None = None, *, up_to: int | None = None) -> Trial: ...
+    @overload
+    def ask(self, n: int, *, up_to: int | None = None) -> list[Trial]: ...
+    def ask(self, n: int | None = None, *, up_to: int | None = None) -> Trial | list[Trial]:
+        """One trial to evaluate, or up to `n` of them.
+
+        Trials that were released, or whose worker is gone, come first; then the default configuration and the baselines;
+        then what the strategy proposes.
+
+        Args:
+            up_to: begin no trial beyond so many in the study, however many workers ask at once.
+
+        Raises:
+            SpaceExhaustedError: when every feasible configuration was proposed, the strategy has nothing left, or the
+                study holds `up_to` trials.
+        """
+        if self._strategy is None:
+            raise UsageError(f"study {self.name!r} was opened to look at; use Study.load to go on with it")
+        wanted = 1 if n is None else n
+        if wanted < 1:
+            raise UsageError(f"n is {n}; ask for at least one trial")
+        self._sync()
+        begun = self._take_over(wanted)
+        for _ in range(_RACES):
+            missing = wanted - len(begun)
+            if up_to is not None:
+                missing = min(missing, up_to - len(self._trials))
+            if missing <= 0:
+                break
+            started = time.perf_counter()
+            proposed = self._propose(self._strategy, missing)
+            spent = time.perf_counter() - started
+            self.suggest_s += spent
+            if not proposed:
+                break
+            proposals = [self._proposal(s, label, spent / len(proposed)) for label, s in proposed]
+            with self._store_clock:
+                written = self.store.begin_trials(
+                    self.record.id,
+                    proposals,
+                    worker_id=self._worker,
+                    lease_s=LEASE_S,
+                    environment_id=self._environment,
+                    up_to=up_to,
+                )
+            for record in written:
+                if record is not None:
+                    self._put(record)
+                    begun.append(self._trial(record))
+            if None in written:
+                self._sync()  # somebody else was quicker with the same configuration
+            elif proposed[0][0] is None:
+                break  # fewer than wanted is what the strategy has for now
+        if not begun:
+            raise SpaceExhaustedError(self._why_nothing(up_to))
+        return begun[0] if n is None else begun
+
+    def _take_over(self, wanted: int) -> list[Trial]:
+        taken: list[Trial] = []
+        while len(taken) < wanted and self._open:
+            with self._store_clock:
+                record = self.store.take_over(
+                    self.record.id, worker_id=self._worker, lease_s=LEASE_S, environment_id=self._environment
+                )
+            self._sync()  # it may have closed other trials too
+            if record is None:
+                break
+            taken.append(self._trial(record))
+        return taken
+
+    def _why_nothing(self, up_to: int | None) -> str:
+        if up_to is not None and len(self._trials) >= up_to:
+            return f"study {self.name!r} holds {len(self._trials)} trials, the budget of {up_to} is spent"
+        size = self.space.size
+        among = f" of {size} feasible configurations" if size is not None else ""
+        return f"study {self.name!r} has nothing left to propose after {len(self._trials)} trials{among}"
+
+    def tell(
+        self,
+        trial: Trial,
+        outcome: float | Mapping[str, float] | Measurement | Failure,
+        *,
+        evaluate_s: float | None = None,
+    ) -> TrialRecord:
+        """Record what a trial gave: a number (one objective), metrics by name, a `Measurement`, or a `Failure`.
+
+        Durable when it returns. An objective that is not finite is recorded as a `nan` failure.
+
+        Raises:
+            UsageError: when an objective is missing.
+            LeaseLostError: when the trial was told before, or another worker has it by now.
+        """
+        result: Measurement | Failure
+        if isinstance(outcome, Failure):
+            result = outcome
+        else:
+            try:
+                result = Measurement.of(outcome, [o.metric for o in self.objectives])
+            except Failure as failure:
+                result = failure
+        with self._store_clock:
+            record = self.store.finish(self.record.id, trial.record, result, evaluate_s=evaluate_s)
+        self._put(record)
+        return record
+
+    def release(self, trial: Trial) -> None:
+        """Give a trial back unevaluated; the next ask hands it out again."""
+        with self._store_clock:
+            self.store.release(self.record.id, trial.record)
+
+    def keep(self, trial: Trial) -> None:
+        """Say that a trial is still being evaluated: its lease, of ten minutes, begins anew.
+
+        Raises:
+            LeaseLostError: when the trial was told before, or another worker has it by now.
+        """
+        self.store.extend_lease(trial.record, LEASE_S)
+
+    def report(self, trial: Trial, step: int, values: Mapping[str, float]) -> None:
+        """Record intermediate values of a running trial."""
+        with self._store_clock:
+            self.store.report(trial.record, step, values)
+
+    def set_environment(self, fingerprint: str, details: Mapping[str, Any]) -> None:
+        """State the machine on which the following trials are measured."""
+        self._environment = self.store.save_environment(fingerprint, details)
+
+    # ------------------------------------------------------------------ results
+
+    @property
+    def trials(self) -> tuple[TrialRecord, ...]:
+        """Every trial, by number, as the store has it now."""
+        self._sync()
+        return tuple(self._trials)
+
+    @property
+    def history(self) -> History:
+        """What a strategy sees."""
+        return History(self._task, self.trials)
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The best feasible trial of a study with one objective; None while there is none.
+
+        Raises:
+            UsageError: with several objectives, where `pareto` is the answer.
+        """
+        if len(self.objectives) > 1:
+            raise UsageError(f"study {self.name!r} has {len(self.objectives)} objectives; use pareto() instead of best")
+        return self.history.best
+
+    def pareto(self) -> list[TrialRecord]:
+        """Feasible trials that no other feasible trial dominates, by number."""
+        return list(self.history.pareto)
+
+    @property
+    def default(self) -> TrialRecord | None:
+        """Trial 0, the configuration that people use today; None before it was asked for."""
+        return self.history.find(self.record.default_config)
+
+    @property
+    def baselines(self) -> dict[str, TrialRecord | None]:
+        """The named configurations, by name; None for one that was not asked for yet."""
+        history = self.history
+        return {label: history.find(config) for label, config in self._named.items()}
+
+    def frame(self) -> pd.DataFrame:
+        """One row per trial: number, state, proposer, every parameter, every metric, failure and times."""
+        from autotune.frame import trials_frame  # noqa: PLC0415 - pandas takes longer to import than a search to start
+
+        return trials_frame(self.trials)
+
+    # ---------------------------------------------------------------- internals
+
+    def _propose(self, strategy: Strategy, n: int) -> Sequence[tuple[str | None, Suggestion]]:
+        if self._first:
+            return [(label, Suggestion(dict(config), label)) for label, config in self._first.values()][:n]
+        return [(None, s) for s in strategy.propose(History(self._task, tuple(self._trials)), n)]
+
+    def _proposal(self, suggestion: Suggestion, label: str | None, suggest_s: float) -> Proposal:
+        config = self.space.validate(suggestion.config)
+        text = self.space.canonical_json(config)
+        return Proposal(
+            config=config,
+            config_json=text,
+            config_hash=digest(text),
+            proposer=suggestion.proposer,
+            label=label,
+            suggest_s=suggest_s,
+            notes=suggestion.notes,
+        )
+
+    def _trial(self, record: TrialRecord) -> Trial:
+        return Trial(record, int(np.random.SeedSequence([self.seed, record.number]).generate_state(1)[0]))
+
+    def _put(self, record: TrialRecord) -> None:
+        """What this study wrote itself, so that it need not be read again where nobody else wrote in between."""
+        if record.number <= len(self._trials):
+            self._set(record)
+            if record.revision == self._revision + 1:
+                self._revision = record.revision
+
+    def _sync(self) -> None:
+        with self._store_clock:
+            changed = self.store.trials(self.record.id, since=self._revision)
+        for record in changed:
+            self._set(record)
+            self._revision = max(self._revision, record.revision)
+
+    def _set(self, record: TrialRecord) -> None:
+        # Numbers are dense and begin at 0, so a trial's number is its place.
+        self._trials[record.number : record.number + 1] = [record]
+        self._first.pop(record.config_hash, None)
+        running = record.state is TrialState.RUNNING
+        if record.state is TrialState.WAITING or (running and record.worker_id != self._worker):
+            self._open.add(record.number)
+        else:
+            self._open.discard(record.number)
+
+
+class _Clock:
+    """Adds up the time spent inside of `with` blocks, in seconds."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+        self._entered = 0.0
+
+    def __enter__(self) -> None:
+        self._entered = time.perf_counter()
+
+    def __exit__(self, *exc: object) -> None:
+        self.total += time.perf_counter() - self._entered
+
+
+def _checked(space: SearchSpace, config: Mapping[str, Any], what: str) -> Config:
+    problems = space.explain(dict(config))
+    if problems:
+        raise UsageError(f"the {what} configuration is not feasible: {problems[0]}")
+    return space.validate(dict(config))
+
+
+def _label(name: str) -> str:
+    if name == DEFAULT_LABEL or not 0 < len(name) <= NAME_LENGTH or not name.isprintable():
+        raise UsageError(
+            f"baseline name {name!r} cannot be used; give 1 to {NAME_LENGTH} printable characters other than 'default'"
+        )
+    return name
