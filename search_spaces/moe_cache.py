@@ -242,7 +242,7 @@ def _profile(options: Options, work: LayerWork) -> HardwareProfile:
     if options.hardware != THIS_MACHINE:
         return load_named(options.hardware)
     pair = TierPair.detect() if options.tier == "auto" else TierPair.parse(options.tier)
-    return load_or_measure(
+    profile = load_or_measure(
         pair,
         work.shapes,
         remeasure=options.remeasure,
@@ -250,6 +250,10 @@ def _profile(options: Options, work: LayerWork) -> HardwareProfile:
             f"measuring this machine, once: {step.number}/{step.total} {step.what}", file=sys.stderr, flush=True
         ),
     )
+    used = ("link", *map(str, work.shapes))
+    for warning in filter(lambda text: text.startswith(used), profile.warnings()):
+        print(f"autotune: {warning}", file=sys.stderr)
+    return profile
 
 
 def _machine_name(profile: HardwareProfile) -> str:

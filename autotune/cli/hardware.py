@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,7 +24,9 @@ def hardware(
     name: Annotated[
         str | None, typer.Argument(help="Show this named profile or JSON file instead of measuring.")
     ] = None,
-    tier: Annotated[str | None, typer.Option("--tier", help="ram<-disk, or gpu<-host where there is a GPU.")] = None,
+    tier_pair: Annotated[
+        str | None, typer.Option("--tier-pair", help="ram<-disk, or gpu<-host where there is a GPU.")
+    ] = None,
     shape: Annotated[
         list[str] | None,
         typer.Option("--shape", help="Also measure this work, such as ffn:hidden=2048,inter=768; repeatable."),
@@ -40,7 +42,7 @@ def hardware(
     if name is not None:
         profile = load_named(name)
     else:
-        pair = TierPair.parse(tier) if tier else TierPair.detect()
+        pair = TierPair.parse(tier_pair) if tier_pair else TierPair.detect()
         shapes = [*DEFAULT_SHAPES, *(parse_shape(text) for text in shape or [])]
         profile = load_or_measure(
             pair,
@@ -55,8 +57,8 @@ def hardware(
         return
     facts = profile.environment.to_dict()
     console.print(f"[bold]{profile.name}[/bold]: {profile.tier_pair}, measured {profile.created_at:%Y-%m-%d %H:%M} UTC")
-    for key, value in sorted(facts.get("details", facts).items()):
-        console.print(f"  {key}: {value}", markup=False)
+    for key, value in _flat(facts["details"]):
+        console.print(f"  {key}: {value}", markup=False, soft_wrap=True)
     rows = [
         [
             str(row["what"]),
@@ -71,6 +73,16 @@ def hardware(
     ]
     columns = ["what", "on", "size", "ms", "95 %", "GiB/s", ""]
     console.print(table(None, columns, rows, right=["size", "ms", "95 %", "GiB/s"]))
+    for warning in profile.warnings():
+        print(f"autotune: {warning}", file=sys.stderr)
+
+
+def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif value not in (None, [], ""):
+            yield f"{prefix}{name}", str(value)
 
 
 def _size(nbytes: float) -> str:

@@ -52,9 +52,7 @@ def search(
             metavar="DOMAIN | SPACE.yaml", help="An installed domain, or a file that describes a command to tune."
         ),
     ] = None,
-    command: Annotated[
-        list[str] | None, typer.Argument(metavar="-- COMMAND", help="The command to tune.")
-    ] = None,
+    command: Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND", help="The command to tune.")] = None,
     storage: StorageOption = DEFAULT_STORAGE,
     study: Annotated[
         str | None, typer.Option("--study", help="Name of the study; one that exists is gone on with.")
