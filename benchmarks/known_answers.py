@@ -21,7 +21,7 @@ from evaluators.moe_cache.plan import CachePlan, Costs
 from evaluators.moe_cache.policies import Policy
 from evaluators.moe_cache.replay import hit_curves, replay_global
 from evaluators.moe_cache.timeline import simulate
-from evaluators.moe_cache.trace import RoutingTrace
+from evaluators.moe_cache.trace import DECODE, PREFILL, RoutingTrace
 
 MIB = 2**20
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -37,10 +37,16 @@ def global_lru(trace: RoutingTrace) -> list[dict[str, float]]:
 
 
 def bounds(trace: RoutingTrace) -> dict[str, Any]:
-    """Every policy's decode hits at every capacity: is Belady never below, does LRU never fall?"""
+    """Every policy's hits at every capacity, over prefill and decode: is Belady never below, does LRU never fall?"""
     batches = trace.passes()
-    hits = {policy.value: hit_curves(batches, policy.value).sum(axis=(0, 1), dtype=np.int64) for policy in Policy}
-    lookups = int(batches.decode_entries.sum())
+    hits = {
+        policy.value: sum(
+            hit_curves(batches, policy.value, phase=phase).sum(axis=(0, 1), dtype=np.int64)
+            for phase in (PREFILL, DECODE)
+        )
+        for policy in Policy
+    }
+    lookups = len(batches.experts)
     quarter = trace.n_experts // 4
     return {
         "rates": {policy: float(curve[quarter] / lookups) for policy, curve in hits.items()},
@@ -82,11 +88,11 @@ def main() -> None:
     if not source.is_file():
         sys.exit(f"known_answers: {source} is not there; name the folder of measurements with --data DIR")
     trace = load_trace(source)
-    found = {"global_lru": global_lru(trace), "bounds": bounds(trace), "resident": timeline_identities(trace)}
+    found: dict[str, Any] = {"global_lru": global_lru(trace), "bounds": bounds(trace), "resident": timeline_identities(trace)}
     print("global LRU over the whole trace: MiB, hits")
     for row in found["global_lru"]:
         print(f"{row['mib']:>6}  {row['hit_rate']:.2%}")
-    print("\nper-layer caches of a quarter of the experts, decode look-ups that hit")
+    print("\nper-layer caches of a quarter of the experts, look-ups that hit")
     for policy, rate in sorted(found["bounds"]["rates"].items(), key=lambda item: item[1]):
         print(f"{policy:>8}  {rate:.2%}")
     print(f"Belady bounds every policy at every capacity: {found['bounds']['belady_bounds_all']}")
