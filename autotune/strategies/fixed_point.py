@@ -7,6 +7,7 @@ this solution causes. No contraction is assumed: the best iterate is kept, and t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -73,7 +74,7 @@ class FixedPointRun:
     @property
     def best_iterate(self) -> Iterate:
         """The iterate with the smallest predicted loss, the earliest of equal ones."""
-        return min(self.iterates, key=lambda i: i.loss)
+        return min(self.iterates, key=lambda i: math.inf if math.isnan(i.loss) else i.loss)
 
     @property
     def best(self) -> Iterate:
@@ -103,6 +104,8 @@ def iterate(
     """
     if not 0.0 < damping <= 1.0:
         raise UsageError(f"damping is {damping}; it must be above 0 and at most 1")
+    if max_iterations < 1:
+        raise UsageError(f"max_iterations is {max_iterations}; it must be at least 1")
     x = np.asarray(mapping.initial(start), dtype=float)
     steps: list[Iterate] = []
     points: list[Vector] = []
@@ -110,6 +113,9 @@ def iterate(
     for _ in range(max_iterations):
         image, config, loss = mapping.apply(start, x)
         residual = image - x
+        if not np.all(np.isfinite(residual)):  # diverged beyond numbers; what was found before stands
+            steps.append(Iterate(config, loss, math.inf))
+            break
         scale = max(_norm(x), _norm(image))
         size = _norm(residual) / scale if scale > 0.0 else 0.0
         grew = bool(steps) and size > steps[-1].residual
