@@ -30,8 +30,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 def global_lru(trace: RoutingTrace) -> list[dict[str, float]]:
     """Hit rate of one LRU cache over all layers, by its size."""
     batches = trace.passes()
+    sizes = np.asarray(trace.expert_bytes)
     return [
-        {"mib": mib, "hit_rate": replay_global(batches, "lru", mib * MIB, trace.expert_bytes).hit_rate}
+        {"mib": mib, "hit_rate": replay_global(batches, "lru", mib * MIB, sizes).hit_rate}
         for mib in (1000, 2000, 3000, 4000, 5000, 6000)
     ]
 
@@ -88,7 +89,11 @@ def main() -> None:
     if not source.is_file():
         sys.exit(f"known_answers: {source} is not there; name the folder of measurements with --data DIR")
     trace = load_trace(source)
-    found: dict[str, Any] = {"global_lru": global_lru(trace), "bounds": bounds(trace), "resident": timeline_identities(trace)}
+    found: dict[str, Any] = {
+        "global_lru": global_lru(trace),
+        "bounds": bounds(trace),
+        "resident": timeline_identities(trace),
+    }
     print("global LRU over the whole trace: MiB, hits")
     for row in found["global_lru"]:
         print(f"{row['mib']:>6}  {row['hit_rate']:.2%}")

@@ -17,6 +17,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,11 @@ def quarter(trace: RoutingTrace, **changes: Any) -> CachePlan:
     return CachePlan(budget_bytes=tuple(int(s) * trace.n_experts // 4 for s in sizes), **fields)
 
 
+def measured(trace: RoutingTrace, plan: CachePlan, costs: Costs) -> dict[str, float]:
+    """A replay as the evaluator does it."""
+    return simulate(trace, plan, costs).metrics()
+
+
 def timed(call: Callable[[], object], repeats: int) -> Row:
     """Median and best wall-clock time in ms."""
     call()
@@ -101,7 +107,7 @@ def by_plan(name: str, trace: RoutingTrace, repeats: int) -> list[Row]:
     }
     batches = trace.passes()
     calls: dict[str, Callable[[], object]] = {
-        what: (lambda plan=plan: simulate(trace, plan, costs).metrics()) for what, plan in plans.items()
+        what: partial(measured, trace, plan, costs) for what, plan in plans.items()
     }
     calls["caches only, lru"] = lambda: replay(batches, "lru", trace.n_experts // 4)
     calls["hits of every capacity, lru"] = lambda: hit_curves(batches, "lru")
@@ -130,7 +136,7 @@ def by_length(repeats: int, lengths: tuple[int, ...] = (128, 256, 512, 1024, 204
         costs = example_costs(trace)
         for depth in (0, 1):
             plan = quarter(trace, prefetch_depth=depth)
-            times = timed(lambda plan=plan, trace=trace, costs=costs: simulate(trace, plan, costs).metrics(), repeats)
+            times = timed(partial(measured, trace, plan, costs), repeats)
             what = f"timeline lru, prefetch {depth}"
             shortest = next((r for r in rows if r["what"] == what), None)
             per_pick = times["best_ms"] / trace.n_picks
@@ -160,7 +166,7 @@ def by_configurations(name: str, trace: RoutingTrace, repeats: int, threads: int
         ]
         lookahead(trace, 1)
         for n in sorted({1, threads}):
-            times = timed(lambda plans=plans, n=n: simulate_many(trace, plans, costs, threads=n), min(repeats, 3))
+            times = timed(partial(simulate_many, trace, plans, costs, threads=n), min(repeats, 3))
             rows.append(
                 {
                     "table": "configurations",
