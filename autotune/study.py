@@ -15,6 +15,7 @@ from autotune.objective import Objective, OutcomeConstraint, parse_objectives
 from autotune.space import Config, SearchSpace
 from autotune.store import Profile, Proposal, Store, StudyRecord, TrialRecord, TrialState
 from autotune.store.models import NAME_LENGTH
+from autotune.store.records import DEFAULT_LABEL
 from autotune.store.rows import digest
 from autotune.store.workers import worker_name
 from autotune.strategies import STRATEGIES, History, Strategy, Suggestion, Task, resolve
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
 IN_MEMORY = "sqlite://"
-DEFAULT_LABEL = "default"
 LEASE_S = 600.0
 _RACES = 20  # proposals that other workers were quicker with, before an ask gives up
 

@@ -10,8 +10,8 @@ from urllib.parse import urlencode
 
 from markupsafe import Markup
 
+from autotune import text
 from autotune.objective import unit_of
-from dashboard import text
 
 # Colours mix with the text's own, so that one sheet fits the light and the dark theme.
 STYLE = Markup("""<style>

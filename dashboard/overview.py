@@ -4,36 +4,18 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import streamlit as st
 from markupsafe import Markup
 
+from autotune import text
 from autotune.store import Store, StudyRecord, StudySummary
-from autotune.store.queries import MeasuredValues, measured_values
-from dashboard import markup, text
+from autotune.store.queries import Standing, standing
+from dashboard import markup
 from dashboard.markup import Cell, Row
-from dashboard.summary import SHOWN_STATES, Goals, default_of
+from dashboard.summary import SHOWN_STATES
 
 _CACHED_STUDIES = 500
-
-
-@dataclass(frozen=True)
-class Standing:
-    """A study's best objective value, its gain over the default, and the size of its Pareto front."""
-
-    best: float | None
-    gain: float | None
-    front: int
-
-    @classmethod
-    def of(cls, goals: Goals, measured: Sequence[MeasuredValues]) -> Standing:
-        best = goals.best(measured)
-        return cls(
-            best=None if best is None else best.values[goals.first.metric],
-            gain=goals.gain(best, default_of(measured)),
-            front=len(goals.pareto(measured)) if len(goals.objectives) > 1 else 0,
-        )
 
 
 def show(store: Store, studies: Sequence[StudySummary]) -> None:
@@ -49,7 +31,7 @@ def show(store: Store, studies: Sequence[StudySummary]) -> None:
 
 
 def _row(summary: StudySummary, standing: Standing, now: dt.datetime) -> Row:
-    study, goals = summary.study, Goals.of(summary.study)
+    study, goals = summary.study, summary.study.goals
     counts = [summary.trials.get(state, 0) for state in SHOWN_STATES]
     several = len(goals.objectives) > 1
     best: Markup | str = markup.exact(standing.best, goals.first.unit)
@@ -77,5 +59,4 @@ def _cached_standing(
     url: str, study_id: int, created: str, updated: str, _store: Store, _study: StudyRecord
 ) -> Standing:
     """Every ask and tell moves `updated`, so that only studies that changed are read again."""
-    goals = Goals.of(_study)
-    return Standing.of(goals, measured_values(_store, study_id, goals.metrics))
+    return standing(_store, _study)

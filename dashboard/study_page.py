@@ -9,9 +9,10 @@ from typing import Any
 import streamlit as st
 from markupsafe import Markup
 
+from autotune import text
 from autotune.objective import Objective
 from autotune.store import TrialRecord, TrialState
-from dashboard import charts, markup, text
+from dashboard import charts, markup
 from dashboard.markup import Cell, Row
 from dashboard.summary import SHOWN_STATES, StudyView, parameters
 

@@ -2,89 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-from autotune.objective import Objective, OutcomeConstraint, is_feasible, losses, pareto_mask
+from autotune.goals import Goals
 from autotune.store import StudyRecord, TrialRecord, TrialState
+from autotune.store.records import DEFAULT_LABEL
 
-DEFAULT_LABEL = "default"
 SHOWN_STATES = (TrialState.COMPLETED, TrialState.FAILED, TrialState.RUNNING, TrialState.WAITING)
-
-
-class Measured(Protocol):
-    """A completed trial, whether read whole or by its metrics alone."""
-
-    @property
-    def number(self) -> int: ...
-    @property
-    def label(self) -> str | None: ...
-    @property
-    def values(self) -> Mapping[str, float]: ...
-
-
-M = TypeVar("M", bound=Measured)
-
-
-@dataclass(frozen=True)
-class Goals:
-    """What a study optimises, and within which limits."""
-
-    objectives: tuple[Objective, ...]
-    constraints: tuple[OutcomeConstraint, ...]
-
-    @classmethod
-    def of(cls, study: StudyRecord) -> Goals:
-        return cls(
-            tuple(Objective.parse(text) for text in study.objectives),
-            tuple(OutcomeConstraint.parse(text) for text in study.constraints),
-        )
-
-    @property
-    def first(self) -> Objective:
-        return self.objectives[0]
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Metrics that objectives and constraints name, each once."""
-        return tuple(dict.fromkeys([o.metric for o in self.objectives] + [c.metric for c in self.constraints]))
-
-    def is_usable(self, trial: Measured) -> bool:
-        """Whether every objective is there and is a finite number."""
-        return all(math.isfinite(trial.values.get(o.metric, math.nan)) for o in self.objectives)
-
-    def is_feasible(self, trial: Measured) -> bool:
-        return self.is_usable(trial) and is_feasible(trial.values, self.constraints)
-
-    def best(self, trials: Iterable[M]) -> M | None:
-        """The feasible trial with the best first objective, the earliest of equal ones; None while there is none."""
-        objective = self.first
-        return min(
-            (t for t in trials if self.is_feasible(t)),
-            key=lambda t: (objective.sign * t.values[objective.metric], t.number),
-            default=None,
-        )
-
-    def gain(self, trial: Measured | None, default: Measured | None) -> float | None:
-        """Relative improvement of the first objective over the default, positive when better; None where undefined."""
-        if trial is None or default is None or not (self.is_usable(trial) and self.is_usable(default)):
-            return None
-        return self.first.gain(trial.values[self.first.metric], default.values[self.first.metric])
-
-    def pareto(self, trials: Iterable[M]) -> list[M]:
-        """Feasible trials that no other feasible trial dominates."""
-        good = [t for t in trials if self.is_feasible(t)]
-        mask = pareto_mask([losses(t.values, self.objectives) for t in good]) if good else ()
-        return [trial for trial, keep in zip(good, mask, strict=True) if keep]
-
-
-def default_of(trials: Iterable[M]) -> M | None:
-    """The first trial of the default configuration among these."""
-    return next((t for t in trials if t.label == DEFAULT_LABEL), None)
 
 
 @dataclass(frozen=True)
@@ -96,7 +24,7 @@ class StudyView:
 
     @cached_property
     def goals(self) -> Goals:
-        return Goals.of(self.study)
+        return self.study.goals
 
     @cached_property
     def completed(self) -> tuple[TrialRecord, ...]:
@@ -123,7 +51,7 @@ class StudyView:
     @cached_property
     def default(self) -> TrialRecord | None:
         """The trial of the default configuration, in whatever state; None before it was asked for."""
-        return default_of(self.trials)
+        return next((t for t in self.trials if t.label == DEFAULT_LABEL), None)
 
     @cached_property
     def baselines(self) -> Mapping[str, TrialRecord | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -14,6 +13,7 @@ from rich.table import Table
 
 from autotune.errors import UsageError
 from autotune.objective import unit_of
+from autotune.text import NOTHING, value_text
 
 DEFAULT_STORAGE = "sqlite:///autotune.db"
 
@@ -48,37 +48,6 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, default=str, allow_nan=False))
 
 
-def short(value: Any) -> str:
-    """A parameter's value on a line: a vector by its range, a float by four digits."""
-    if isinstance(value, (list, tuple)):
-        distinct = set(value) if all(isinstance(v, (int, float, str, bool)) for v in value) else set()
-        if len(distinct) == 1:
-            return f"{short(value[0])} ×{len(value)}"
-        if len(value) > 4 and all(isinstance(v, (int, float)) for v in value):
-            return f"{short(min(value))}…{short(max(value))} ({len(value)} values)"
-        return ", ".join(short(v) for v in value)
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return number(value)
-    return str(value)
-
-
-def number(value: float | None) -> str:
-    """Four significant digits, without an exponent where people would not write one."""
-    if value is None or math.isnan(value):
-        return "–"
-    if value == 0 or 1e-3 <= abs(value) < 1e6:
-        digits = 4 - 1 - (math.floor(math.log10(abs(value))) if value else 0)
-        return f"{value:.{max(0, digits)}f}".rstrip("0").rstrip(".") if digits > 0 else f"{value:.0f}"
-    return f"{value:.3e}"
-
-
-def percent(gain: float | None) -> str:
-    """A relative gain with its sign, ``+12.3 %``."""
-    return "–" if gain is None else f"{gain * 100:+.1f} %"
-
-
 def heading(metric: str) -> str:
     """A metric's column heading: its name, which ends in its unit."""
     unit = unit_of(metric)
@@ -111,4 +80,4 @@ def settings(given: Sequence[str]) -> dict[str, str]:
 def differences(config: Mapping[str, Any], default: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Parameters with their value in the default and in `config`, in the order of the default's."""
     names = [*default, *(name for name in config if name not in default)]
-    return [(name, short(default.get(name, "–")), short(config.get(name, "–"))) for name in names]
+    return [(name, value_text(default.get(name, NOTHING)), value_text(config.get(name, NOTHING))) for name in names]

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from autotune.cli.common import DEFAULT_STORAGE, JsonOption, StorageOption, console, number, print_json, table
+from autotune.cli.common import DEFAULT_STORAGE, JsonOption, StorageOption, console, print_json, table
 from autotune.errors import AutotuneError, SearchFailedError
+from autotune.text import number
 
 
 def register(app: typer.Typer) -> None:

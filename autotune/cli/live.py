@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from autotune.cli.common import number, percent, short
 from autotune.loop import Progress
 from autotune.store import TrialRecord, TrialState
+from autotune.text import number, percent, value_text
 
 _CONFIG_PARTS = 6  # parameters of the incumbent that fit on a line
 
@@ -64,7 +64,7 @@ class ProgressView:
         if progress.best is not None:
             gain = f"   {percent(progress.gain)} over the default" if progress.gain is not None else ""
             grid.add_row("best", f"{_loss(progress, progress.best)}   trial {progress.best.number}{gain}")
-            parts = [f"{k}={short(v)}" for k, v in list(progress.best.config.items())[:_CONFIG_PARTS]]
+            parts = [f"{k}={value_text(v)}" for k, v in list(progress.best.config.items())[:_CONFIG_PARTS]]
             grid.add_row("", "[dim]" + "  ".join(parts) + "[/dim]")
         failures = progress.counts["failures"]
         if failures:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from autotune.cli.common import differences, heading, number, percent, short, table
+from autotune.cli.common import differences, heading, table
 from autotune.objective import Objective
 from autotune.result import Outcome, Result
+from autotune.text import number, percent, value_text
 
 _METRICS_SHOWN = 5
 
@@ -70,7 +71,7 @@ def _print_front(result: Result, console: Console) -> None:
         [
             str(o.number),
             *(number(o.metrics.get(m)) for m in metrics),
-            "  ".join(f"{k}={short(v)}" for k, v in o.config.items()),
+            "  ".join(f"{k}={value_text(v)}" for k, v in o.config.items()),
         ]
         for o in result.pareto
     ]

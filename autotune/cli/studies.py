@@ -8,19 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autotune.cli.common import (
-    DEFAULT_STORAGE,
-    JsonOption,
-    StorageOption,
-    StudyArgument,
-    console,
-    number,
-    percent,
-    print_json,
-    short,
-    table,
-)
+from autotune.cli.common import DEFAULT_STORAGE, JsonOption, StorageOption, StudyArgument, console, print_json, table
 from autotune.errors import SearchFailedError, UsageError
+from autotune.text import age, number, percent, value_text
 
 if TYPE_CHECKING:
     from autotune.study import Study
@@ -82,7 +72,7 @@ def best(study: StudyArgument = None, storage: StorageOption = DEFAULT_STORAGE, 
         console.print(f"[bold]trial {outcome.number}[/bold]  {metrics}")
         width = max(map(len, outcome.config), default=0)
         for name, value in outcome.config.items():
-            text = "[" + ", ".join(short(v) for v in value) + "]" if isinstance(value, list) else short(value)
+            text = "[" + ", ".join(value_text(v) for v in value) + "]" if isinstance(value, list) else value_text(value)
             console.print(f"  {name:<{width}}  {text}", soft_wrap=True, markup=False)
 
 
@@ -114,8 +104,8 @@ def trials(
             t.state.value if t.failure_kind is None else f"failed: {t.failure_kind.value}",
             t.label or t.proposer,
             *(number(t.values.get(m)) for m in metrics),
-            short(t.evaluate_s) if t.evaluate_s is not None else "–",
-            t.failure_message or "  ".join(f"{k}={short(v)}" for k, v in t.config.items()),
+            value_text(t.evaluate_s) if t.evaluate_s is not None else "–",
+            t.failure_message or "  ".join(f"{k}={value_text(v)}" for k, v in t.config.items()),
         ]
         for t in rows
     ]
@@ -151,15 +141,14 @@ def _finite(value: float | None) -> float | None:
 def studies(storage: StorageOption = DEFAULT_STORAGE, json_: JsonOption = False) -> None:
     """List the studies of a database, newest first."""
     from autotune.store import Store, TrialState  # noqa: PLC0415
-    from autotune.study import Study  # noqa: PLC0415
+    from autotune.store.queries import standing  # noqa: PLC0415
 
     store = Store(storage, read_only=True)
     found: list[dict[str, Any]] = []
     for summary in store.studies():
         record = summary.study
-        history = Study.view(store, record).history
-        incumbent = history.best if len(record.objectives) == 1 else None
-        metric = history.task.objectives[0].metric
+        single = len(record.objectives) == 1
+        reached = standing(store, record)
         found.append(
             {
                 "study": record.name,
@@ -169,8 +158,9 @@ def studies(storage: StorageOption = DEFAULT_STORAGE, json_: JsonOption = False)
                 "trials": sum(summary.trials.values()),
                 "failed": summary.trials.get(TrialState.FAILED, 0),
                 "objectives": list(record.objectives),
-                "best": incumbent.values[metric] if incumbent else None,
-                "gain": history.gain(incumbent),
+                "best": reached.best if single else None,
+                "gain": reached.gain if single else None,
+                "front": None if single else reached.front,
                 "created_at": record.created_at,
             }
         )
@@ -180,6 +170,7 @@ def studies(storage: StorageOption = DEFAULT_STORAGE, json_: JsonOption = False)
     if not found:
         console.print(f"{storage} holds no study yet; make one with: autotune search moe-cache")
         return
+    now = dt.datetime.now(dt.UTC)
     rows = [
         [
             s["study"],
@@ -191,20 +182,12 @@ def studies(storage: StorageOption = DEFAULT_STORAGE, json_: JsonOption = False)
             ", ".join(s["objectives"]),
             number(s["best"]),
             percent(s["gain"]),
-            _age(s["created_at"]),
+            age(s["created_at"], now),
         ]
         for s in found
     ]
-    columns = ["study", "domain", "state", "strategy", "trials", "failed", "objective", "best", "gain", "age"]
-    console.print(table(None, columns, rows, right=["trials", "failed", "best", "gain", "age"]))
-
-
-def _age(created: dt.datetime) -> str:
-    seconds = (dt.datetime.now(dt.UTC) - created).total_seconds()
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"
+    columns = ["study", "domain", "state", "strategy", "trials", "failed", "objective", "best", "gain", "made"]
+    console.print(table(None, columns, rows, right=["trials", "failed", "best", "gain", "made"]))
 
 
 def domains(
@@ -228,6 +211,6 @@ def domains(
     console.print(f"[bold]{domain.name}[/bold]: {domain.summary}\n")
     rows = []
     for option, field in domain.options.model_fields.items():
-        default = "required" if field.is_required() else short(field.default) if field.default is not None else "–"
+        default = "required" if field.is_required() else value_text(field.default) if field.default is not None else "–"
         rows.append([option, default, field.description or ""])
     console.print(table("options, given as --set NAME=VALUE", ["option", "default", "meaning"], rows))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from autotune.store import models as m
-from autotune.store.records import TrialState
+from autotune.store.records import DEFAULT_LABEL, StudyRecord, TrialState
 from autotune.store.store import Store
 
 
@@ -45,3 +45,25 @@ def measured_values(store: Store, study_id: int, metrics: Sequence[str]) -> list
             labels[number] = label
             values.setdefault(number, {})[name] = math.nan if value is None else value
     return [MeasuredValues(number, labels[number], found) for number, found in values.items()]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A study's best value of the first objective, its gain over the default, and the size of its Pareto front."""
+
+    best: float | None
+    gain: float | None
+    front: int
+
+
+def standing(store: Store, study: StudyRecord) -> Standing:
+    """How far a study is, from its metrics alone."""
+    goals = study.goals
+    measured = measured_values(store, study.id, goals.metrics)
+    best = goals.best(measured)
+    default = next((trial for trial in measured if trial.label == DEFAULT_LABEL), None)
+    return Standing(
+        best=None if best is None else best.values[goals.first.metric],
+        gain=goals.gain(best, default),
+        front=len(goals.pareto(measured)) if len(goals.objectives) > 1 else 0,
+    )

@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from autotune.goals import Goals
 from autotune.measurement import FailureKind, Metric
+
+DEFAULT_LABEL = "default"  # of the trial that measures the default configuration
 
 
 class TrialState(enum.StrEnum):
@@ -95,6 +98,11 @@ class StudyRecord:
     profile_id: int | None = None
     created_at: dt.datetime | None = None
     updated_at: dt.datetime | None = None
+
+    @property
+    def goals(self) -> Goals:
+        """What the study optimises, and within which limits."""
+        return Goals.parse(self.objectives, self.constraints)
 
 
 @dataclass(frozen=True)

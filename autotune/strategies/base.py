@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from autotune.errors import UsageError
+from autotune.goals import Goals
 from autotune.measurement import FailureKind
-from autotune.objective import Objective, OutcomeConstraint, is_feasible, losses, pareto_mask
+from autotune.objective import Objective, OutcomeConstraint
 from autotune.space import Config, SearchSpace
 from autotune.store.records import TrialRecord, TrialState
 
@@ -34,6 +35,11 @@ class Task:
     seed: int
     budget: int | None = None
     domain_map: Any = None
+
+    @cached_property
+    def goals(self) -> Goals:
+        """What to optimise, and within which limits."""
+        return Goals(self.objectives, self.constraints)
 
 
 @dataclass(frozen=True)
@@ -63,26 +69,18 @@ class History:
 
     @cached_property
     def ranked(self) -> tuple[TrialRecord, ...]:
-        """Completed trials by rank on one objective: feasible ones by loss, then the others by violation."""
-        return tuple(sorted(self.completed, key=self._rank))
+        """Completed trials by rank on the first objective: feasible ones by loss, then the others by violation."""
+        return tuple(sorted(self.completed, key=self.task.goals.rank))
 
     @cached_property
     def best(self) -> TrialRecord | None:
         """The best feasible trial on the first objective, None while there is none."""
-        found = min(self.completed, key=self._rank, default=None)
-        return found if found is not None and self.is_feasible(found) else None
+        return self.task.goals.best(self.completed)
 
     @cached_property
     def pareto(self) -> tuple[TrialRecord, ...]:
         """Feasible trials that no other feasible trial dominates, by number."""
-        good = [t for t in self.completed if self.is_feasible(t)]
-        mask = pareto_mask([self.losses(t) for t in good]) if good else ()
-        return tuple(trial for trial, keep in zip(good, mask, strict=True) if keep)
-
-    def _rank(self, trial: TrialRecord) -> tuple[float, float, int]:
-        objective = self.task.objectives[0]
-        violation = sum(c.violation(trial.values) for c in self.task.constraints)
-        return violation, objective.sign * trial.values[objective.metric], trial.number
+        return tuple(self.task.goals.pareto(self.completed))
 
     def find(self, config: Mapping[str, Any]) -> TrialRecord | None:
         """The first trial of that configuration."""
@@ -91,19 +89,15 @@ class History:
 
     def gain(self, trial: TrialRecord | None) -> float | None:
         """Relative improvement of a completed trial over the default on the first objective, positive when better."""
-        default = self.find(self.task.default)
-        if trial is None or default is None or default.state is not TrialState.COMPLETED:
-            return None
-        objective = self.task.objectives[0]
-        return objective.gain(trial.values[objective.metric], default.values[objective.metric])
+        return self.task.goals.gain(trial, self.find(self.task.default))
 
     def losses(self, trial: TrialRecord) -> tuple[float, ...]:
         """The trial's objectives as numbers to minimise."""
-        return losses(trial.values, self.task.objectives)
+        return self.task.goals.losses(trial)
 
     def is_feasible(self, trial: TrialRecord) -> bool:
         """Whether a completed trial keeps every outcome constraint."""
-        return is_feasible(trial.values, self.task.constraints)
+        return self.task.goals.is_feasible(trial)
 
     def rng(self, salt: int = 0) -> np.random.Generator:
         """A generator that depends on the study's seed and on how far it is: the same history proposes the same."""

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autotune.cli.common import JsonOption, console, number, print_json, table
+from autotune.cli.common import JsonOption, console, print_json, table
 from autotune.errors import UsageError
+from autotune.text import number
 
 if TYPE_CHECKING:
     from evaluators.moe_cache.recording.loop import RecordingProgress

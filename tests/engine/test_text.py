@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dashboard import markup, text
+from autotune import text
+from dashboard import markup
 from dashboard.markup import Cell, Row
 
 
