@@ -6,6 +6,7 @@ from autotune.space.constraints import Constraint
 from autotune.space.dimensions import Dimension
 from autotune.space.feasible import FeasibleTable
 from autotune.space.parameters import Bool, Categorical, Config, Float, Int, Ordinal, Parameter
+from autotune.space.relation import TableConstraint
 from autotune.space.space import SearchSpace
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "Ordinal",
     "Parameter",
     "SearchSpace",
+    "TableConstraint",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from autotune.space.dimensions import Codes, Dimension
 from autotune.space.expressions import Symbols, parse
 from autotune.space.nodes import Compare, Node, Number
 from autotune.space.parameters import Config
+from autotune.space.relation import Relation, TableConstraint
 
 
 class CannotBeEvaluatedError(Exception):
@@ -51,6 +52,13 @@ class Constraint:
         object.__setattr__(self, "name", self.name or getattr(self.function, "__name__", type(self.function).__name__))
         if self.parameters is not None:
             object.__setattr__(self, "parameters", tuple(self.parameters))
+
+    @staticmethod
+    def table(parameters: Iterable[str], rows: Iterable[Iterable[Any]], name: str = "") -> TableConstraint:
+        """A constraint that lists the allowed combinations of some parameters, such as a table of all valid ones."""
+        if isinstance(parameters, str):
+            raise UsageError(f"table constraint: parameters is the text {parameters!r}; give a list of names")
+        return TableConstraint(tuple(parameters), tuple(tuple(row) for row in rows), name)
 
     def arguments(self, known: Sequence[str]) -> tuple[str, ...] | None:
         """The parameters that it is called with, or None where it takes the whole configuration.
@@ -97,7 +105,7 @@ class Rule:
         label: its text or name.
         names: the parameters that it refers to, in order; it holds vacuously where one of them is inactive.
         dims: the dimensions that it needs.
-        node: its tree; None for a callable, which is opaque to propagation.
+        node: its tree; None for a table and for a callable, which is opaque to propagation.
         exact: whether columns of 64-bit numbers give the same result as Python's own arithmetic.
     """
 
@@ -109,7 +117,13 @@ class Rule:
     function: Callable[..., Any] | None = None
     whole: bool = False
     exact: bool = False
+    relation: Relation | None = None
     _layout: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def propagates(self) -> bool:
+        """Whether partial assignments can be judged by it."""
+        return self.relation is not None or (self.node is not None and self.exact)
 
     def holds(self, row: Sequence[Number | None]) -> bool:
         """Whether it is true for one row of codes in which all of `dims` have a value.
@@ -120,6 +134,8 @@ class Rule:
         try:
             if self.node is not None:
                 return bool(self.node.value(row))  # type: ignore[arg-type]
+            if self.relation is not None:
+                return self.relation.holds(row)
             return self._call(row)
         except _NO_VALUE as error:
             raise CannotBeEvaluatedError(str(error)) from error
@@ -155,6 +171,8 @@ class Rule:
         """Where it is true, for columns by dimension of mutually broadcastable shapes; failures count as false."""
         if self.node is not None and self.exact:
             return columns.holds(self.node, given)
+        if self.relation is not None:
+            return self.relation.mask(given)
         shape = np.broadcast_shapes(*(np.shape(given[d]) for d in self.dims))
         flat = [np.broadcast_to(given[d], shape).ravel().tolist() for d in self.dims]
         result = np.empty(math_size(shape), dtype=bool)
@@ -170,6 +188,8 @@ class Rule:
 
     def may_hold(self, box: intervals.Box) -> tuple[Any, Any]:
         """``(must, may)`` over the completions of a box; nothing is known of a callable or of unsafe arithmetic."""
+        if self.relation is not None:
+            return np.False_, self.relation.may_hold(box)
         if self.node is None or not self.exact:
             return np.False_, np.True_
         return intervals.truth(self.node, box)
@@ -228,6 +248,19 @@ def bind_callable(constraint: Constraint, known: Sequence[str], dimensions: tupl
     dims = tuple(sorted(d for name in names for d in layout[name]))
     whole = arguments is None
     return Rule(constraint.name, names, dims, dimensions, None, constraint.function, whole, _layout=layout)
+
+
+def bind_table(constraint: TableConstraint, dimensions: tuple[Dimension, ...]) -> Rule:
+    """Bind a table by the names of its parameters. Raises `UsageError` as `Relation` does, and for unknown names."""
+    layout = layout_of(dimensions)
+    unknown = [name for name in constraint.parameters if name not in layout]
+    if unknown:
+        raise UsageError(
+            f"constraint {constraint.name!r}: parameter {unknown[0]!r} is not in the space; known are: {', '.join(layout)}"
+        )
+    relation = Relation(constraint, [dimensions[layout[name][0]] for name in constraint.parameters])
+    dims = tuple(sorted(relation.dims))
+    return Rule(constraint.name, constraint.parameters, dims, dimensions, relation=relation, _layout=layout)
 
 
 def layout_of(dimensions: Sequence[Dimension]) -> dict[str, tuple[int, ...]]:

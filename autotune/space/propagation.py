@@ -82,11 +82,7 @@ def plan(system: System, rules: Sequence[Rule], order: Sequence[int]) -> tuple[S
         involved = [rule for rule in rules if dim in rule.dims]
         lacking = [tuple(d for d in rule.dims if d not in assigned) for rule in involved]
         complete = tuple(rule for rule, lack in zip(involved, lacking, strict=True) if not lack)
-        partial = tuple(
-            (rule, lack)
-            for rule, lack in zip(involved, lacking, strict=True)
-            if lack and rule.node is not None and rule.exact
-        )
+        partial = tuple((rule, lack) for rule, lack in zip(involved, lacking, strict=True) if lack and rule.propagates)
         steps.append(Step(dim, system.condition(dim), complete, partial))
     return tuple(steps)
 

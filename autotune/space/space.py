@@ -18,6 +18,7 @@ from autotune.space.dimensions import Dimension, Floats
 from autotune.space.feasible import FeasibleSet, FeasibleTable
 from autotune.space.neighbourhood import neighbours
 from autotune.space.parameters import Config, Parameter, parameter_from_dict
+from autotune.space.relation import TableConstraint
 from autotune.space.repair import nearest, squared_differences
 from autotune.space.sampling import Sampler
 from autotune.space.system import Rows, System
@@ -35,7 +36,8 @@ class SearchSpace:
 
     Args:
         parameters: in an order in which conditions refer to earlier ones.
-        constraints: text (see `autotune.space.expressions`), functions of parameters by name, or `Constraint`.
+        constraints: text (see `autotune.space.expressions`), functions of parameters by name, `Constraint`, or
+            `Constraint.table`.
         anchors: configurations known to be feasible, which help where feasible ones are hard to find.
         max_rows: enumerate no component, and no table, beyond so many rows.
 
@@ -47,7 +49,7 @@ class SearchSpace:
     def __init__(
         self,
         parameters: Iterable[Parameter],
-        constraints: Iterable[str | Callable[..., Any] | Constraint] = (),
+        constraints: Iterable[str | Callable[..., Any] | Constraint | TableConstraint] = (),
         anchors: Iterable[Config] = (),
         *,
         max_rows: int = MAX_ROWS,
@@ -64,7 +66,7 @@ class SearchSpace:
             raise UsageError(f"max_rows is {max_rows}; give at least 1")
         if isinstance(constraints, str):
             constraints = [constraints]
-        self.constraints: tuple[str | Constraint, ...] = tuple(_as_constraint(c) for c in constraints)
+        self.constraints: tuple[str | Constraint | TableConstraint, ...] = tuple(_as_constraint(c) for c in constraints)
         self.max_rows = max_rows
         self._system = System(self.parameters, self.constraints)
         self._canonical = Canonical(self.parameters)
@@ -258,10 +260,13 @@ class SearchSpace:
         """
         if given.get("format") != _FORMAT:
             raise UsageError(f"search space has format {given.get('format')!r}; this version reads format {_FORMAT}")
-        constraints: list[str | Constraint] = []
+        constraints: list[str | Constraint | TableConstraint] = []
         for one in given.get("constraints", []):
             if isinstance(one, str):
                 constraints.append(one)
+                continue
+            if isinstance(one, Mapping) and "table" in one:
+                constraints.append(TableConstraint.from_dict(one["table"]))
                 continue
             name = one.get("callable") if isinstance(one, Mapping) else None
             if name is None:
@@ -291,17 +296,21 @@ class SearchSpace:
         return self.validate(config)
 
 
-def _as_constraint(given: str | Callable[..., Any] | Constraint) -> str | Constraint:
-    if isinstance(given, (str, Constraint)):
+def _as_constraint(
+    given: str | Callable[..., Any] | Constraint | TableConstraint,
+) -> str | Constraint | TableConstraint:
+    if isinstance(given, (str, Constraint, TableConstraint)):
         return given
     if callable(given):
         return Constraint(given)
     raise UsageError(f"constraint {given!r} is neither text nor callable")
 
 
-def _constraint_dict(constraint: str | Constraint) -> str | dict[str, Any]:
+def _constraint_dict(constraint: str | Constraint | TableConstraint) -> str | dict[str, Any]:
     if isinstance(constraint, str):
         return constraint
+    if isinstance(constraint, TableConstraint):
+        return constraint.to_dict()
     names = constraint.parameters
     return {"callable": constraint.name, "parameters": None if names is None else list(names)}
 

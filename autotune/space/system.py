@@ -18,6 +18,7 @@ from autotune.space.constraints import (
     Constraint,
     Rule,
     bind_callable,
+    bind_table,
     bind_text,
     full_box,
     layout_of,
@@ -26,6 +27,7 @@ from autotune.space.dimensions import Codes, Dimension, flatten
 from autotune.space.expressions import symbols
 from autotune.space.nodes import Number
 from autotune.space.parameters import Config, Parameter
+from autotune.space.relation import TableConstraint
 
 Rows = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -35,7 +37,9 @@ Row = list[Number | None]
 class System:
     """Parameters and constraints bound to each other. Immutable after construction."""
 
-    def __init__(self, parameters: Sequence[Parameter], constraints: Iterable[str | Constraint]) -> None:
+    def __init__(
+        self, parameters: Sequence[Parameter], constraints: Iterable[str | Constraint | TableConstraint]
+    ) -> None:
         self.parameters = tuple(parameters)
         names = [p.name for p in self.parameters]
         codes = Codes()
@@ -50,7 +54,11 @@ class System:
                 what = f"condition of parameter {parameter.name}"
                 self.conditions[parameter.name] = bind_text(parameter.when, earlier, codes, self.dims, what)
         self.rules: tuple[Rule, ...] = tuple(
-            bind_text(c, table, codes, self.dims) if isinstance(c, str) else bind_callable(c, names, self.dims)
+            bind_text(c, table, codes, self.dims)
+            if isinstance(c, str)
+            else bind_table(c, self.dims)
+            if isinstance(c, TableConstraint)
+            else bind_callable(c, names, self.dims)
             for c in constraints
         )
         self.box = full_box(self.dims)
