@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autotune.cli.common import DEFAULT_STORAGE, StorageOption, StudyArgument
+from autotune.cli.common import DEFAULT_STORAGE, JsonOption, StorageOption, StudyArgument, json_text, print_json
 from autotune.cli.studies import open_for_reading, trial_json
 from autotune.errors import UsageError
 
@@ -37,27 +36,36 @@ def export(
             "--out", "-o", help="A file; for optuna a URL such as sqlite:///optuna.db. Standard output when not given."
         ),
     ] = None,
+    json_: JsonOption = False,
 ) -> None:
     """Write a study's trials as JSON, CSV or Parquet, or as an Optuna storage."""
     if format_ not in FORMATS:
         raise UsageError(f"--format {format_!r} is unknown; use one of: {', '.join(FORMATS)}")
-    if out is None and format_ in ("parquet", "optuna"):
-        raise UsageError(f"--out is missing; {format_} cannot be written to standard output")
+    if out is None and (json_ or format_ in ("parquet", "optuna")):
+        raise UsageError("--out is missing; " + ("--json tells what was written" if json_ else f"{format_} is no text"))
     opened = open_for_reading(study, storage)
+    if out is None:
+        print(_text(opened, format_), end="")
+        return
     if format_ == "optuna":
         from autotune.integrations.optuna_export import export_study  # noqa: PLC0415
 
-        count = export_study(opened, str(out))
-        print(f"wrote {count} trials to {out}; open it with: optuna-dashboard {out}", file=sys.stderr)
-        return
-    if format_ == "parquet":
-        _parquet(opened, Path(str(out)))
-        return
-    text = _json(opened) if format_ == "json" else opened.frame().to_csv(index=False)
-    if out is None:
-        print(text, end="" if text.endswith("\n") else "\n")
+        written = export_study(opened, out)
+        hint = f"; open it with: optuna-dashboard {out}"
     else:
-        _target(Path(out)).write_text(text)
+        written, hint = len(opened.trials), ""
+        if format_ == "parquet":
+            _parquet(opened, Path(out))
+        else:
+            _target(Path(out)).write_text(_text(opened, format_))
+    if json_:
+        print_json({"study": opened.name, "format": format_, "out": out, "trials": written})
+    else:
+        print(f"wrote {written} trials to {out}{hint}", file=sys.stderr)
+
+
+def _text(study: Study, format_: str) -> str:
+    return f"{_json(study)}\n" if format_ == "json" else study.frame().to_csv(index=False)
 
 
 def _json(study: Study) -> str:
@@ -75,7 +83,7 @@ def _json(study: Study) -> str:
         "profile": None if record.profile_id is None else study.store.profile(record.profile_id).payload,
         "trials": [{**trial_json(t), "samples": study.store.samples(t.id)} for t in study.trials],
     }
-    return json.dumps(document, indent=2, default=str, allow_nan=False)
+    return json_text(document)
 
 
 def _parquet(study: Study, path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import math
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -121,9 +120,7 @@ def trial_json(trial: Any) -> dict[str, Any]:
         "label": trial.label,
         "proposer": trial.proposer,
         "config": dict(trial.config),
-        "metrics": {
-            k: {"value": _finite(m.value), "half_width": _finite(m.half_width)} for k, m in trial.metrics.items()
-        },
+        "metrics": {k: {"value": m.value, "half_width": m.half_width} for k, m in trial.metrics.items()},
         "failure": {"kind": trial.failure_kind.value, "message": trial.failure_message} if trial.failure_kind else None,
         "suggest_s": trial.suggest_s,
         "evaluate_s": trial.evaluate_s,
@@ -132,10 +129,6 @@ def trial_json(trial: Any) -> dict[str, Any]:
         "created_at": trial.created_at,
         "finished_at": trial.finished_at,
     }
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
 
 
 def studies(storage: StorageOption = DEFAULT_STORAGE, json_: JsonOption = False) -> None:

@@ -119,9 +119,14 @@ def stats(trace: TraceArgument, json_: JsonOption = False) -> None:
 def convert(
     trace: TraceArgument,
     out: Annotated[Path, typer.Argument(help="Where to write, NAME.moetrace.npz.")],
+    json_: JsonOption = False,
 ) -> None:
     """Write a trace in the project's own compressed format."""
     from evaluators.moe_cache.formats import load_trace, save_trace  # noqa: PLC0415
 
-    save_trace(load_trace(trace), out)
+    loaded = load_trace(trace)
+    save_trace(loaded, out)
+    if json_:
+        print_json({"trace": str(out), "model": loaded.model, "tokens": loaded.n_tokens, "bytes": out.stat().st_size})
+        return
     console.print(f"wrote {out} ({out.stat().st_size / 2**10:.0f} KiB)", markup=False)
