@@ -250,7 +250,7 @@ def _profile(options: Options, work: LayerWork) -> HardwareProfile:
             f"measuring this machine, once: {step.number}/{step.total} {step.what}", file=sys.stderr, flush=True
         ),
     )
-    used = ("link", *map(str, work.shapes))
+    used = (f"link at depth {profile.best_depth}", *map(str, work.shapes))
     for warning in filter(lambda text: text.startswith(used), profile.warnings()):
         print(f"autotune: {warning}", file=sys.stderr)
     return profile
