@@ -31,14 +31,15 @@ _RACES = 20  # proposals that other workers were quicker with, before an ask giv
 
 @dataclass(frozen=True)
 class Trial:
-    """A configuration to evaluate, leased to this process.
-
-    Attributes:
-        seed: derived from the study's seed and the trial's number; pass it to whatever is random in the evaluation.
-    """
+    """A configuration to evaluate, leased to this process."""
 
     record: TrialRecord
-    seed: int
+    study_seed: int
+
+    @property
+    def seed(self) -> int:
+        """Derived from the study's seed and the trial's number; pass it to whatever is random in the evaluation."""
+        return int(np.random.SeedSequence([self.study_seed, self.record.number]).generate_state(1)[0])
 
     @property
     def number(self) -> int:
@@ -68,7 +69,10 @@ class Study:
         self.suggest_s = 0.0
         self._worker = worker_name()
         self._trials: list[TrialRecord] = []
-        self._revision = -1
+        self._revision = 0
+        # Whether nobody else writes, as far as is known: then what was read last needs no reading again.
+        self._alone = True
+        self._known: set[str] = set()  # hashes of configurations
         self._open: set[int] = set()  # numbers of trials that wait, or that another worker holds
         self._environment: int | None = None
         self._task = Task(
@@ -228,41 +232,64 @@ class Study:
         wanted = 1 if n is None else n
         if wanted < 1:
             raise UsageError(f"n is {n}; ask for at least one trial")
-        self._sync()
-        begun = self._take_over(wanted)
-        for _ in range(_RACES):
-            missing = wanted - len(begun)
-            if up_to is not None:
-                missing = min(missing, up_to - len(self._trials))
-            if missing <= 0:
-                break
-            started = time.perf_counter()
-            proposed = self._propose(self._strategy, missing)
-            spent = time.perf_counter() - started
-            self.suggest_s += spent
-            if not proposed:
-                break
-            proposals = [self._proposal(s, label, spent / len(proposed)) for label, s in proposed]
-            with self._store_clock:
-                written = self.store.begin_trials(
-                    self.record.id,
-                    proposals,
-                    worker_id=self._worker,
-                    lease_s=LEASE_S,
-                    environment_id=self._environment,
-                    up_to=up_to,
-                )
-            for record in written:
-                if record is not None:
-                    self._put(record)
-                    begun.append(self._trial(record))
-            if None in written:
-                self._sync()  # somebody else was quicker with the same configuration
-            elif proposed[0][0] is None:
-                break  # fewer than wanted is what the strategy has for now
+        begun: list[Trial] = []
+        if self._alone and not self._open and (wanted == 1 or not self._first):
+            begun, _ = self._begin(wanted, up_to)
+        if not begun:
+            self._sync()
+            begun = self._take_over(wanted)
+            begun += self._begin_among_others(wanted - len(begun), up_to)
         if not begun:
             raise SpaceExhaustedError(self._why_nothing(up_to))
         return begun[0] if n is None else begun
+
+    def _begin_among_others(self, wanted: int, up_to: int | None) -> list[Trial]:
+        begun: list[Trial] = []
+        for _ in range(_RACES):
+            first = bool(self._first)  # the strategy is not asked before these are under way
+            more, raced = self._begin(wanted - len(begun), up_to)
+            begun += more
+            if len(begun) >= wanted or not (raced or first):
+                break
+            if raced:
+                self._sync()
+        return begun
+
+    def _begin(self, wanted: int, up_to: int | None) -> tuple[list[Trial], bool]:
+        """Begin up to `wanted` trials of what is proposed; says also whether another worker was quicker with some."""
+        if up_to is not None:
+            wanted = min(wanted, up_to - len(self._trials))
+        if wanted <= 0 or self._strategy is None:
+            return [], False
+        started = time.perf_counter()
+        proposed = self._propose(self._strategy, wanted)
+        spent = time.perf_counter() - started
+        self.suggest_s += spent
+        if not proposed:
+            return [], False
+        proposals = [self._proposal(s, label, spent / len(proposed)) for label, s in proposed]
+        if self._alone:  # what is known here is all that there is, and the store need not look
+            proposals = [p for p in {p.config_hash: p for p in proposals}.values() if p.config_hash not in self._known]
+            if not proposals:
+                return [], False
+        with self._store_clock:
+            written = self.store.begin_trials(
+                self.record.id,
+                proposals,
+                worker_id=self._worker,
+                lease_s=LEASE_S,
+                environment_id=self._environment,
+                up_to=up_to,
+                allow_duplicates=self._alone,
+                expect=self._revision if self._alone else None,
+            )
+        if written is None:
+            self._alone = False
+            return [], True
+        begun = [record for record in written if record is not None]
+        for record in begun:
+            self._put(record)
+        return [self._trial(record) for record in begun], None in written
 
     def _take_over(self, wanted: int) -> list[Trial]:
         taken: list[Trial] = []
@@ -400,7 +427,7 @@ class Study:
         )
 
     def _trial(self, record: TrialRecord) -> Trial:
-        return Trial(record, int(np.random.SeedSequence([self.seed, record.number]).generate_state(1)[0]))
+        return Trial(record, self.seed)
 
     def _put(self, record: TrialRecord) -> None:
         """What this study wrote itself, so that it need not be read again where nobody else wrote in between."""
@@ -419,6 +446,7 @@ class Study:
     def _set(self, record: TrialRecord) -> None:
         # Numbers are dense and begin at 0, so a trial's number is its place.
         self._trials[record.number : record.number + 1] = [record]
+        self._known.add(record.config_hash)
         self._first.pop(record.config_hash, None)
         running = record.state is TrialState.RUNNING
         if record.state is TrialState.WAITING or (running and record.worker_id != self._worker):

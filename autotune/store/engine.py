@@ -47,7 +47,7 @@ def open_engine(url: str, *, read_only: bool = False) -> sa.Engine:
         ) from None
     try:
         _bring_up_to_date(engine, shown, read_only=read_only)
-    except (sa.exc.OperationalError, sa.exc.DatabaseError) as error:
+    except DATABASE_ERRORS as error:
         engine.dispose()
         raise StorageUnavailableError(f"storage {shown!r} cannot be opened: {first_line(error)}") from None
     except BaseException:
@@ -132,7 +132,10 @@ def _sqlite(url: sa.URL, *, read_only: bool) -> sa.Engine:
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
         writes = connection.get_execution_options().get("writes", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        # On the driver's own connection: by way of SQLAlchemy this takes as long as an insert.
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, sqlite3.Connection)
+        driver.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
 
@@ -218,6 +221,10 @@ def _migrate(connection: sa.Connection) -> None:
     command.upgrade(config, "head")
 
 
-def first_line(error: sa.exc.DBAPIError) -> str:
+DATABASE_ERRORS = (sa.exc.DBAPIError, sqlite3.Error)
+
+
+def first_line(error: BaseException) -> str:
     """What the database said, in one line."""
-    return str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
+    said = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    return str(said).strip().splitlines()[0] if str(said).strip() else type(said).__name__

@@ -25,7 +25,7 @@ from autotune.errors import LeaseLostError, StoreError, UsageError
 from autotune.measurement import Failure, FailureKind, Measurement, Metric
 from autotune.store import models as m
 from autotune.store import statements as q
-from autotune.store.engine import first_line, open_engine, shown_url
+from autotune.store.engine import DATABASE_ERRORS, first_line, open_engine, shown_url
 from autotune.store.records import Profile, Proposal, StudyRecord, StudySummary, TrialRecord, TrialState
 from autotune.store.rows import (
     begun_record,
@@ -74,7 +74,7 @@ class Store:
         try:
             with self._turn, self._writer.begin() as connection:
                 yield connection
-        except sa.exc.DBAPIError as error:
+        except DATABASE_ERRORS as error:
             raise StoreError(f"storage {self.url!r} could not be written: {first_line(error)}") from error
 
     @contextmanager
@@ -82,7 +82,7 @@ class Store:
         try:
             with self._turn, self._engine.connect() as connection:
                 yield connection
-        except sa.exc.DBAPIError as error:
+        except DATABASE_ERRORS as error:
             raise StoreError(f"storage {self.url!r} could not be read: {first_line(error)}") from error
 
     # ---------------------------------------------------------------- studies
@@ -211,20 +211,26 @@ class Store:
         allow_duplicates: bool = False,
         environment_id: int | None = None,
         up_to: int | None = None,
-    ) -> list[TrialRecord | None]:
+        expect: int | None = None,
+    ) -> list[TrialRecord | None] | None:
         """Turn proposals into running trials, in one transaction.
 
         Args:
             up_to: begin none whose number would be this or more, however many workers begin trials at once.
+            expect: the revision of the study that the proposals were made for.
 
         Returns:
-            One entry per proposal; None where that configuration is in the study already, or was one too many.
+            One entry per proposal; None where that configuration is in the study already, or was one too many. None for
+            all, and nothing is written, where the study has moved on from `expect`.
         """
         now = utc_now()
         begun: list[TrialRecord | None] = []
         with self._write() as connection:
             # Numbers are taken for all at once, and given back in the rare case that some are not needed.
             after, revision = self._advance(connection, study_id, now, len(proposals))
+            if expect is not None and revision != expect + 1:
+                connection.rollback()
+                return None
             number = after - len(proposals)
             for proposal in proposals:
                 known = {"this_study": study_id, "hash": proposal.config_hash}

@@ -31,6 +31,6 @@ def proposal(config: dict[str, Any], **fields: Any) -> Proposal:
 
 def begin(store: Store, study: StudyRecord, config: dict[str, Any], worker: str = WORKER, **fields: Any) -> TrialRecord:
     """One running trial."""
-    (record,) = store.begin_trials(study.id, [proposal(config, **fields)], worker_id=worker, lease_s=600)
-    assert record is not None
-    return record
+    begun = store.begin_trials(study.id, [proposal(config, **fields)], worker_id=worker, lease_s=600)
+    assert begun is not None and begun[0] is not None
+    return begun[0]

@@ -128,6 +128,20 @@ def test_no_trial_is_begun_beyond_the_limit(store: Store) -> None:
     assert [t.number for t in store.trials(study.id)] == [0, 1, 2, 3]
 
 
+def test_nothing_is_begun_for_a_study_that_moved_on(store: Store) -> None:
+    study = new_study(store)
+    first = begin(store, study, {"x": 1})
+
+    def attempt(x: int, expect: int) -> object:
+        return store.begin_trials(study.id, [proposal({"x": x})], worker_id=WORKER, lease_s=60, expect=expect)
+
+    assert attempt(2, first.revision - 1) is None
+    assert store.trials(study.id) == [first]
+    second = attempt(2, first.revision)
+    assert second == store.trials(study.id)[1:] and len(store.trials(study.id)) == 2
+    assert attempt(3, first.revision) is None
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 5e-324, 1.7976931348623157e308, 0.1 + 0.2])
 def test_every_number_comes_back_exactly(store: Store, value: float) -> None:
     study = new_study(store)

@@ -316,6 +316,24 @@ def test_a_strategy_of_the_callers_own_has_to_be_given_again(url: str) -> None:
     assert (last.config["tile"], last.record.notes, last.record.proposer) == (8, {"left": 1}, "countdown")
 
 
+def test_a_strategy_that_repeats_itself_ends_the_search_and_measures_nothing_twice(url: str) -> None:
+    class Stubborn(Strategy):
+        """Proposes one and the same configuration, several times at once."""
+
+        name, summary = "stubborn", "for this test"
+
+        def propose(self, history: History, n: int) -> list[Suggestion]:
+            return [self.suggestion({"tile": 8, "threads": 1})] * n
+
+    study = Study.create(space(), storage=url, strategy=Stubborn)
+    other = Study.load("study", url, strategy=Stubborn)
+    assert [t.config["tile"] for t in study.ask(4)] == [16, 8]
+    for asked in (study, other):
+        with pytest.raises(SpaceExhaustedError, match="nothing left to propose after 2 trials"):
+            asked.ask(2)
+    assert len(other.trials) == 2
+
+
 def test_a_killed_worker_loses_nothing_that_it_told(url: str) -> None:
     script = """
         import os, signal, sys
