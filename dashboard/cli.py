@@ -58,7 +58,7 @@ def dashboard(
         if as_json:
             print_json({"url": url, "port": port, "study": study})
         else:
-            console.print(f"dashboard at {url}  (Ctrl-C ends it)", markup=False, soft_wrap=True)
+            console.print(f"dashboard at {url}  (Ctrl-C ends it)", soft_wrap=True)
         sys.stdout.flush()
         if open_browser:
             import webbrowser  # noqa: PLC0415 - only where it is asked for

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
-from typing import Annotated, NoReturn
+from pathlib import Path
+from typing import Annotated, NoReturn, cast
 
 import typer
 
 from autotune.cli import export, hardware, search, studies
+from autotune.cli.common import INTERRUPTED
 from autotune.errors import AutotuneError, UsageError
 
 COMMANDS_GROUP = "autotune.commands"
+
+# The parser's own error, which typer does not export; what it does export derives from it.
+_Misuse = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
 
 
 def make_app() -> typer.Typer:
@@ -66,13 +72,47 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         arguments: instead of the process's own.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    _open_streams()
     try:
-        make_app()(given, prog_name="autotune")  # ends the process itself, with 2 for what it cannot parse
+        code = make_app()(given, prog_name="autotune", standalone_mode=False, obj=given)
+        sys.stdout.flush()
+    except _Misuse as error:
+        sys.exit(_explain(error))
     except AutotuneError as error:
         if "--debug" in given:
             raise
         print(f"autotune: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UsageError) else 1)
-    except BrokenPipeError:  # autotune trials | head
+    except KeyboardInterrupt:
+        print("autotune: interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except OSError as error:
+        # What is left in the buffer would fail once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(0)
+        if isinstance(error, BrokenPipeError):  # autotune trials | head
+            sys.exit(0)
+        if "--debug" in given:
+            raise
+        about = f"{error.filename}: " if error.filename else ""
+        print(f"autotune: {about}{error.strerror or error}", file=sys.stderr)
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _open_streams() -> None:
+    """Streams that take any text: one that the caller closed is None, and others may know ASCII alone."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - for the process's life
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _explain(error: typer.BadParameter) -> int:
+    """One line for what the parser could not use; nothing where it showed the help, as nothing was given."""
+    message = " ".join(error.format_message().split())
+    if message and type(error).__name__ != "NoArgsIsHelpError":
+        verb = error.ctx.command_path if error.ctx else "autotune"
+        print(f"autotune: {message[0].lower()}{message[1:].rstrip('.')}; see: {verb} --help", file=sys.stderr)
+    return 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -11,12 +12,15 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from autotune.errors import UsageError
 from autotune.objective import unit_of
+from autotune.store.engine import shown_url
 from autotune.text import NOTHING, value_text
 
 DEFAULT_STORAGE = "sqlite:///autotune.db"
+INTERRUPTED = 130  # what a shell gives a command that Ctrl-C ended
 
 StorageOption = Annotated[
     str,
@@ -38,7 +42,8 @@ _PIPED_WIDTH = 160  # a file has no width; this is what keeps a table's rows on 
 def make_console(*, stderr: bool = False) -> Console:
     """A console on standard output or error, wide where that is not a terminal."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else _PIPED_WIDTH)
+    on_terminal = stream is not None and stream.isatty()  # None where the caller closed it
+    return Console(stderr=stderr, highlight=False, markup=False, width=None if on_terminal else _PIPED_WIDTH)
 
 
 console = make_console()
@@ -70,16 +75,23 @@ def heading(metric: str) -> str:
     return metric if unit else metric.replace("_", " ")
 
 
-def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> Table:
-    """A plain table; columns named in `right` are aligned to the right."""
+def table(
+    title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str | Text]], right: Sequence[str] = ()
+) -> Table:
+    """A plain table; columns named in `right` are aligned to the right. Brackets in a cell are brackets, no markup."""
     made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in columns:
         made.add_column(
-            column, justify="right" if column in right else "left", overflow="fold", no_wrap=column in right
+            Text(column), justify="right" if column in right else "left", overflow="fold", no_wrap=column in right
         )
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
     return made
+
+
+def command_line(*words: str, storage: str) -> str:
+    """A command of ours to copy into a shell, on this storage, whose password it does not tell."""
+    return shlex.join(["autotune", *words, "--storage", shown_url(storage)])
 
 
 def settings(given: Sequence[str]) -> dict[str, str]:
@@ -89,6 +101,10 @@ def settings(given: Sequence[str]) -> dict[str, str]:
         name, equals, value = item.partition("=")
         if not equals or not name.strip():
             raise UsageError(f"--set {item!r} is not of the form NAME=VALUE")
+        if name.strip() in found:
+            raise UsageError(
+                f"--set {name.strip()} is given twice, as {found[name.strip()]!r} and {value.strip()!r}; keep one"
+            )
         found[name.strip()] = value.strip()
     return found
 

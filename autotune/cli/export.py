@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,7 +59,7 @@ def export(
         if format_ == "parquet":
             _parquet(opened, Path(out))
         else:
-            _target(Path(out)).write_text(_text(opened, format_))
+            _write(Path(out), lambda path: path.write_text(_text(opened, format_), encoding="utf-8"))
     if json_:
         print_json({"study": opened.name, "format": format_, "out": out, "trials": written})
     else:
@@ -93,10 +95,14 @@ def _parquet(study: Study, path: Path) -> None:
         raise UsageError(
             "--format parquet needs the package pyarrow; install it with: pip install 'autotune[parquet]'"
         ) from None
-    study.frame().to_parquet(_target(path))
+    _write(path, study.frame().to_parquet)
 
 
-def _target(path: Path) -> Path:
+def _write(path: Path, write: Callable[[Path], object]) -> None:
     if not path.parent.is_dir():
         raise UsageError(f"--out {str(path)!r}: the folder {str(path.parent)!r} does not exist; create it first")
-    return path
+    try:
+        write(path)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise UsageError(f"--out {str(path)!r} cannot be written: {reason}; name another file") from None

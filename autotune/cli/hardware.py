@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from autotune.cli.common import DEFAULT_STORAGE, JsonOption, StorageOption, console, print_json, table
 from autotune.errors import AutotuneError, SearchFailedError
@@ -57,9 +58,10 @@ def hardware(
         print_json(profile.to_dict())
         return
     facts = profile.environment.to_dict()
-    console.print(f"[bold]{profile.name}[/bold]: {profile.tier_pair}, measured {profile.created_at:%Y-%m-%d %H:%M} UTC")
+    measured = f": {profile.tier_pair}, measured {profile.created_at:%Y-%m-%d %H:%M} UTC"
+    console.print(Text.assemble((profile.name, "bold"), measured))
     for key, value in _flat(facts["details"]):
-        console.print(f"  {key}: {value}", markup=False, soft_wrap=True)
+        console.print(f"  {key}: {value}", soft_wrap=True)
     rows = [
         [
             str(row["what"]),
@@ -101,8 +103,8 @@ def doctor(storage: StorageOption = DEFAULT_STORAGE, json_: JsonOption = False) 
             [{"check": name, "ok": ok, "detail": detail, "required": required} for name, ok, detail, required in checks]
         )
     else:
-        rows = [
-            ["[green]ok[/green]" if ok else "[red]FAIL[/red]" if required else "[yellow]absent[/yellow]", name, detail]
+        rows: list[list[str | Text]] = [
+            [Text("ok", "green") if ok else Text("FAIL", "red") if required else Text("absent", "yellow"), name, detail]
             for name, ok, detail, required in checks
         ]
         console.print(table(None, ["", "check", "detail"], rows))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from autotune.loop import Progress
 from autotune.store import TrialRecord, TrialState
@@ -22,7 +24,13 @@ class ProgressView:
     def __init__(self, console: Console, total: int | None) -> None:
         self._console = console
         self._total = total
-        self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        self._latest: Progress | None = None
+        self._told_at = time.monotonic()
+        # A terminal that cannot move its cursor would show nothing until the end.
+        movable = console.is_terminal and not console.is_dumb_terminal
+        self._live = (
+            Live(get_renderable=self._panel, console=console, refresh_per_second=4, transient=True) if movable else None
+        )
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -37,9 +45,8 @@ class ProgressView:
 
     def show(self, progress: Progress) -> None:
         """Show one more trial."""
-        if self._live is not None:
-            self._live.update(self._panel(progress))
-        else:
+        self._latest, self._told_at = progress, time.monotonic()
+        if self._live is None:
             self._console.print(self._line(progress), soft_wrap=True)
 
     def _of(self, progress: Progress) -> str:
@@ -54,21 +61,27 @@ class ProgressView:
             f"gain {percent(progress.gain)}  {progress.elapsed_s:.1f} s"
         )
 
-    def _panel(self, progress: Progress) -> Table:
+    def _panel(self) -> Table:
+        """What the terminal shows now; drawn anew four times a second, so that a long trial is seen to be alive."""
         grid = Table.grid(padding=(0, 2))
         grid.add_column(style="bold")
-        grid.add_column()
-        left = "" if progress.remaining_s is None else f", about {progress.remaining_s:.0f} s left"
-        grid.add_row("trial", f"{self._of(progress)}   ({progress.elapsed_s:.0f} s{left})")
-        grid.add_row("last", f"{_outcome(progress, progress.trial)}  [dim]{progress.trial.proposer}[/dim]")
+        grid.add_column(no_wrap=True, overflow="ellipsis")
+        progress, since = self._latest, time.monotonic() - self._told_at
+        if progress is None:
+            budget = f" of {self._total}" if self._total else ""
+            grid.add_row("trial", Text(f"the first{budget} has not ended yet   ({since:.0f} s)"))
+            return grid
+        left = "" if progress.remaining_s is None else f", about {max(0.0, progress.remaining_s - since):.0f} s left"
+        grid.add_row("trial", Text(f"{self._of(progress)}   ({progress.elapsed_s + since:.0f} s{left})"))
+        grid.add_row("last", Text.assemble(_outcome(progress, progress.trial), (f"  {progress.trial.proposer}", "dim")))
         if progress.best is not None:
             gain = f"   {percent(progress.gain)} over the default" if progress.gain is not None else ""
-            grid.add_row("best", f"{_loss(progress, progress.best)}   trial {progress.best.number}{gain}")
+            grid.add_row("best", Text(f"{_loss(progress, progress.best)}   trial {progress.best.number}{gain}"))
             parts = [f"{k}={value_text(v)}" for k, v in list(progress.best.config.items())[:_CONFIG_PARTS]]
-            grid.add_row("", "[dim]" + "  ".join(parts) + "[/dim]")
+            grid.add_row("", Text("  ".join(parts), "dim"))
         failures = progress.counts["failures"]
         if failures:
-            grid.add_row("failed", "  ".join(f"{kind} {count}" for kind, count in sorted(failures.items())))
+            grid.add_row("failed", Text("  ".join(f"{kind} {count}" for kind, count in sorted(failures.items()))))
         return grid
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.text import Text
 
-from autotune.cli.common import differences, heading, table
+from autotune.cli.common import command_line, differences, heading, table
 from autotune.objective import Objective
 from autotune.result import Outcome, Result
 from autotune.text import number, percent, value_text
@@ -17,13 +18,11 @@ def print_result(result: Result, console: Console) -> None:
     study = result.study
     counts = result.trials
     failed = ", ".join(f"{count} {kind}" for kind, count in sorted(counts["failures"].items()))
-    console.print(
-        f"\nstudy [bold]{study.name}[/bold]: {counts['completed']} trials measured"
-        + (f", {counts['failed']} failed ({failed})" if counts["failed"] else "")
-        + (f" · {result.stop_reason}" if result.stop_reason else "")
-    )
+    told = f": {counts['completed']} trials measured" + (f", {counts['failed']} failed ({failed})" if failed else "")
+    ended = f" · {result.stop_reason}" if result.stop_reason else ""
+    console.print(Text.assemble("\nstudy ", (study.name, "bold"), told, ended))
     for name, fact in study.record.options.get("facts", {}).items():
-        console.print(f"  {name}: {fact}", markup=False, soft_wrap=True)
+        console.print(f"  {name}: {fact}", soft_wrap=True)
     if len(study.objectives) > 1:
         _print_front(result, console)
         return
@@ -35,7 +34,7 @@ def print_result(result: Result, console: Console) -> None:
         rows = [row for row in differences(result.best.config, result.default.config) if row[1] != row[2]]
         console.print()
         console.print(table("what to change", ["parameter", "default", "best"], rows))
-        console.print(f"all values: autotune best {study.name} --storage {study.store.url}", soft_wrap=True)
+        console.print(f"all values: {command_line('best', study.name, storage=study.store.url)}", soft_wrap=True)
     elif result.default is not None:
         console.print("\nthe default configuration is the best that was measured")
 

@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autotune.cli.common import DEFAULT_STORAGE, JsonOption, StorageOption, make_console, print_json, settings
+from autotune.cli.common import (
+    DEFAULT_STORAGE,
+    INTERRUPTED,
+    JsonOption,
+    StorageOption,
+    command_line,
+    make_console,
+    print_json,
+    settings,
+)
 from autotune.errors import SearchFailedError, UsageError
 
 if TYPE_CHECKING:
     from autotune.execution import Runner
     from autotune.result import Result
 
-_INTERRUPTED = 130  # what a shell gives a command that Ctrl-C ended
-
 EXAMPLES = """
 [bold]Examples[/bold]
 
-  autotune search moe-cache                                   the shipped trace, on this machine
+  autotune search moe-cache
 
-  autotune search moe-cache --set trace=my.moetrace.npz --set budget_gib=4 --trials 100
+  autotune search moe-cache --set trace=my.moetrace.npz --trials 100
 
-  autotune search space.yaml -- ./bench --tile {tile} --threads {threads}
+  autotune search space.yaml -- ./bench --tile {tile}
 
-  autotune search --study NAME                                go on with a study
+  autotune search --study NAME    (goes on with a domain's study)
 """
 
 
@@ -46,6 +56,7 @@ def register(app: typer.Typer) -> None:
 
 
 def search(
+    context: typer.Context,
     target: Annotated[
         str | None,
         typer.Argument(
@@ -92,6 +103,9 @@ def search(
     """Search for the best configuration of a domain, or of any command."""
     given = settings(set_ or [])
     if target is not None and _is_file(target):
+        if given or evaluator is not None:
+            wrong = "--set" if given else "--evaluator"
+            raise UsageError(f"{wrong} is for domains; {target} says itself what is tuned and how it is measured")
         overrides = {"objectives": objective, "outcome_constraints": constraint}
         request = _command_request(Path(target), command or [], study, {k: v for k, v in overrides.items() if v})
         objective = constraint = None  # the command's evaluator had to know them
@@ -113,7 +127,7 @@ def search(
     runner = request.runner
     if isolate or time_limit is not None or memory_limit is not None:
         runner = _isolated(arguments, time_limit, memory_limit)
-    _run(arguments, storage, request.study, runner, json_=json_)
+    _run(arguments, storage, request.study, runner, json_=json_, typed=context.obj)
 
 
 def _is_file(target: str) -> bool:
@@ -127,9 +141,14 @@ def _command_request(path: Path, command: list[str], study: str | None, override
 
     spec = load_spec(path, command or None, overrides)
     space = spec.space()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        evaluate = CommandEvaluator(spec)
+    for warning in said:
+        print(f"autotune: {path}: {warning.message}", file=sys.stderr)
     arguments: dict[str, Any] = {
         "space": space,
-        "evaluate": CommandEvaluator(spec),
+        "evaluate": evaluate,
         "objectives": spec.objectives,
         "constraints": spec.outcome_constraints,
         "default": spec.default_config(space),
@@ -138,7 +157,8 @@ def _command_request(path: Path, command: list[str], study: str | None, override
         "seed": spec.seed,
     }
     names = [o.metric for o in parse_objectives(spec.objectives)]
-    return _Request(arguments, study or spec.name or path.stem, InProcess(names, spec.protocol()))
+    name = study if study is not None else spec.name or path.stem
+    return _Request(arguments, name, InProcess(names, spec.protocol()))
 
 
 def _domain_request(
@@ -162,7 +182,7 @@ def _domain_request(
         if record.budget.get("trials"):
             arguments["trials"] = record.budget["trials"]
         return _Request(arguments, study)
-    return _Request({"space": target, "options": given, "evaluator": evaluator}, study or target)
+    return _Request({"space": target, "options": given, "evaluator": evaluator}, target if study is None else study)
 
 
 def _isolated(arguments: dict[str, Any], time_limit: float | None, memory_limit: float | None) -> Runner:
@@ -178,7 +198,9 @@ def _isolated(arguments: dict[str, Any], time_limit: float | None, memory_limit:
     return Isolated([o.metric for o in parse_objectives(goals)], time_limit_s=time_limit, memory_limit_gib=memory_limit)
 
 
-def _run(arguments: dict[str, Any], storage: str, study: str, runner: Runner | None, *, json_: bool) -> None:
+def _run(
+    arguments: dict[str, Any], storage: str, study: str, runner: Runner | None, *, json_: bool, typed: Sequence[str]
+) -> None:
     from autotune.cli.live import ProgressView  # noqa: PLC0415
     from autotune.cli.report import print_result  # noqa: PLC0415
     from autotune.loop import search as run_search  # noqa: PLC0415
@@ -198,19 +220,17 @@ def _run(arguments: dict[str, Any], storage: str, study: str, runner: Runner | N
                 callback=None if quiet else view.show,
             )
     except KeyboardInterrupt:
-        print(
-            "\nautotune: interrupted; every finished trial is kept. Go on with: "
-            f"autotune search --study {study} --storage {storage}",
-            file=sys.stderr,
-        )
-        raise typer.Exit(_INTERRUPTED) from None
+        # The same command, as a file's study cannot be made from its name, and no study may have been made yet.
+        again = shlex.join(["autotune", *typed])
+        print(f"\nautotune: interrupted; every finished trial is kept. Go on with: {again}", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
     if json_:
         print_json(result.to_dict())
     else:
         print_result(result, console)
-        console.print(f"\nsee it again: autotune show {study} --storage {storage}")
-        console.print(f"in a browser: autotune dashboard --storage {storage}", soft_wrap=True)
+        console.print(f"\nsee it again: {command_line('show', study, storage=storage)}", soft_wrap=True)
+        console.print(f"in a browser: {command_line('dashboard', storage=storage)}", soft_wrap=True)
     if result.best is None and not result.pareto:
         raise SearchFailedError(
-            f"study {study!r} has no feasible measurement; see: autotune trials {study} --storage {storage}"
+            f"study {study!r} has no feasible measurement; see: {command_line('trials', study, storage=storage)}"
         )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from autotune.cli.common import DEFAULT_STORAGE, JsonOption, StorageOption, StudyArgument, console, print_json, table
 from autotune.errors import SearchFailedError, UsageError
@@ -68,11 +70,12 @@ def best(study: StudyArgument = None, storage: StorageOption = DEFAULT_STORAGE, 
         return
     for outcome in found:
         metrics = "  ".join(f"{o.metric} {number(outcome.metrics[o.metric])}" for o in result.study.objectives)
-        console.print(f"[bold]trial {outcome.number}[/bold]  {metrics}")
+        console.print(Text.assemble((f"trial {outcome.number}", "bold"), f"  {metrics}"))
         width = max(map(len, outcome.config), default=0)
         for name, value in outcome.config.items():
-            text = "[" + ", ".join(value_text(v) for v in value) + "]" if isinstance(value, list) else value_text(value)
-            console.print(f"  {name:<{width}}  {text}", soft_wrap=True, markup=False)
+            # All digits: a configuration is copied from here.
+            text = value if isinstance(value, str) else json.dumps(value)
+            console.print(f"  {name:<{width}}  {text}", soft_wrap=True)
 
 
 def trials(
@@ -201,7 +204,7 @@ def domains(
     if json_:
         print_json({"domain": domain.name, "summary": domain.summary, "options": domain.options.model_json_schema()})
         return
-    console.print(f"[bold]{domain.name}[/bold]: {domain.summary}\n")
+    console.print(Text.assemble((domain.name, "bold"), f": {domain.summary}\n"))
     rows = []
     for option, field in domain.options.model_fields.items():
         default = "required" if field.is_required() else value_text(field.default) if field.default is not None else "–"

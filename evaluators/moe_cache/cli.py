@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
 from autotune.cli.common import JsonOption, console, print_json, table
 from autotune.errors import UsageError
@@ -67,8 +68,8 @@ def record(
     if json_:
         print_json({**facts, "layers": trace.n_layers, "experts": trace.n_experts, "top_k": trace.top_k})
         return
-    console.print("  ".join(f"{name} {value}" for name, value in facts.items()), markup=False)
-    console.print(f"use it: autotune search moe-cache --set trace={out}", markup=False, soft_wrap=True)
+    console.print("  ".join(f"{name} {value}" for name, value in facts.items()))
+    console.print(f"use it: autotune search moe-cache --set trace={out}", soft_wrap=True)
 
 
 def _say(progress: RecordingProgress) -> None:
@@ -87,11 +88,12 @@ def stats(trace: TraceArgument, json_: JsonOption = False) -> None:
     if json_:
         print_json({**found.to_dict(), "summary": dict(summary(found))})
         return
-    console.print(
-        f"[bold]{found.model}[/bold]: {found.n_layers} layers x {found.n_experts} experts, top {found.top_k}; "
+    size = (
+        f": {found.n_layers} layers x {found.n_experts} experts, top {found.top_k}; "
         f"{found.n_tokens} tokens ({found.decode_tokens} generated), {found.n_picks} picks"
     )
-    console.print("turns: " + ", ".join(found.turn_names), markup=False)
+    console.print(Text.assemble((found.model, "bold"), size))
+    console.print("turns: " + ", ".join(found.turn_names))
     rows = [
         [
             str(layer),
@@ -112,7 +114,7 @@ def stats(trace: TraceArgument, json_: JsonOption = False) -> None:
     console.print(table(None, columns, rows, right=columns))
     console.print(f"\nmeans over layers (chance of a right prediction: {found.chance:.1%})")
     for name, value in summary(found).items():
-        console.print(f"  {name:<22}{value:.4g}", markup=False)
+        console.print(f"  {name:<22}{value:.4g}")
 
 
 @app.command()
@@ -129,4 +131,4 @@ def convert(
     if json_:
         print_json({"trace": str(out), "model": loaded.model, "tokens": loaded.n_tokens, "bytes": out.stat().st_size})
         return
-    console.print(f"wrote {out} ({out.stat().st_size / 2**10:.0f} KiB)", markup=False)
+    console.print(f"wrote {out} ({out.stat().st_size / 2**10:.0f} KiB)")
