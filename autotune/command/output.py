@@ -21,10 +21,10 @@ def from_json(text: str, required: Sequence[str]) -> Measurement:
     Raises:
         Failure: `crash` when there is no such line.
     """
-    line = last_line(text, limit=len(text) or 1)
+    lines = text.strip().splitlines()
     try:
-        printed = json.loads(line)
-    except ValueError:
+        printed = json.loads(lines[-1]) if lines else None
+    except (ValueError, RecursionError):
         printed = None
     if not isinstance(printed, dict):
         raise _missing("the last line of the output is no JSON object", text)

@@ -16,6 +16,7 @@ from autotune.measurement import Protocol
 from autotune.objective import Objective, OutcomeConstraint, parse_objectives
 from autotune.space import Bool, Categorical, Float, Int, Ordinal, SearchSpace
 from autotune.space.parameters import Config, Parameter
+from autotune.store.models import NAME_LENGTH
 
 WALL_TIME = "wall_s"
 """The metric that is measured here: seconds from the command's start to its end."""
@@ -167,6 +168,18 @@ def _one_or_many(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+def _study_name(value: str) -> str:
+    if not 0 < len(value) <= NAME_LENGTH or not value.isprintable() or value != value.strip():
+        raise ValueError(f"{value!r} cannot name a study; give 1 to {NAME_LENGTH} printable characters")
+    return value
+
+
+def _variable(value: str) -> str:
+    if not value or "=" in value or not value.isprintable():
+        raise ValueError(f"{value!r} cannot name an environment variable; write NAME: value")
+    return value
+
+
 def _exit_code(value: int) -> int:
     if not 1 <= value <= 255:
         raise ValueError(f"{value} is no exit code of a failure; use 1 to 255")
@@ -207,7 +220,7 @@ class CommandSpec(_Model):
         trials, strategy, seed: as `autotune.search` takes them.
     """
 
-    name: str | None = None
+    name: Annotated[str, AfterValidator(_study_name)] | None = None
     parameters: dict[str, ParameterSpec] = Field(min_length=1)
     constraints: list[str] = []
     objectives: Annotated[
@@ -227,14 +240,14 @@ class CommandSpec(_Model):
     exit_codes: dict[
         Annotated[int, AfterValidator(_exit_code)], Literal["invalid", "oom", "timeout", "crash", "nan", "infra"]
     ] = {}
-    env: dict[str, Annotated[str, BeforeValidator(_template)]] = {}
+    env: dict[Annotated[str, AfterValidator(_variable)], Annotated[str, BeforeValidator(_template)]] = {}
     cwd: str | None = None
     timeout_s: float | None = Field(default=None, gt=0)
     memory_limit_gib: float | None = Field(default=None, gt=0)
     repeats: RepeatSpec = RepeatSpec()
     trials: int = Field(default=50, ge=1)
     strategy: str = "auto"
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
 
     def parameter(self, name: str) -> Parameter:
         """One parameter as the engine's own type, with the default that the specification gives it.

@@ -73,6 +73,8 @@ def parse(text: str, source: str) -> tuple[Any, dict[Location, int]]:
         mark = error.problem_mark or error.context_mark
         where = f"{source}:{mark.line + 1}" if mark else source
         raise UsageError(f"{where}: not valid YAML: {error.problem or error.context}") from error
+    except RecursionError:
+        raise UsageError(f"{source}: nested too deeply; a specification has a few levels") from None
     except (yaml.YAMLError, ValueError) as error:
         if isinstance(error, UsageError):
             raise

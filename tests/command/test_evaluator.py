@@ -274,3 +274,12 @@ def test_the_example_runs() -> None:
         assert measured.metrics["time_ms"].value > 0.0
         assert len(measured.metrics["time_ms"].samples) == 5
         assert (measured.metrics["relative_error"].value <= 1e-5) == (config["dtype"] != "float16")
+
+
+def test_a_line_nested_without_end_is_no_json_object() -> None:
+    assert "is no JSON object" in failure(script("print('[' * 100_000)")).message
+
+
+def test_a_commands_last_words_hold_nothing_that_a_terminal_acts_upon() -> None:
+    said = failure(script(r"sys.exit('red \x1b[31m text')")).message
+    assert said.endswith("red �[31m text")

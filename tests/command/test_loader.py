@@ -167,6 +167,9 @@ def replaced(old: str, new: str) -> str:
         (replaced("seed: 0", "trials: 3"), 22, r"'trials' is given twice; keep one"),
         (replaced("name: matmul", "name: [matmul"), 2, r"not valid YAML"),
         (replaced("name: matmul", "name: &a [*a]"), 1, r"an alias contains itself"),
+        (replaced("name: matmul", "name: ''"), 1, r"name: '' cannot name a study"),
+        (replaced("seed: 0", "seed: -1"), 22, r"seed: -1 cannot be used: .*greater than or equal to 0"),
+        (replaced("env: {ALPHA:", "env: {'A=B':"), 15, r"'A=B' cannot name an environment variable"),
         (replaced("name: matmul", "parameters: {}"), 2, r"'parameters' is given twice"),
     ],
 )
@@ -189,6 +192,7 @@ def test_mistakes_are_named_by_line_and_field(tmp_path: Path, text: str, line: i
         ),
         ("parameters: {}\nobjectives: y\ncommand: x", r":1: parameters: "),
         ("a: !!python/object:os.system x", "not valid YAML"),
+        ("[" * 100_000, "nested too deeply"),
     ],
 )
 def test_files_that_are_no_specification(tmp_path: Path, text: str, message: str) -> None:
