@@ -19,7 +19,7 @@ from typing import Any
 from autotune.errors import UsageError
 from autotune.execution import child
 from autotune.execution.process import GIB, Limits, SessionProcess
-from autotune.execution.runner import Evaluate
+from autotune.execution.runner import Evaluate, metric_names
 from autotune.measurement import ONCE, Failure, FailureKind, Measurement, Protocol, repeat
 
 # Importing a large framework from a cold network disk takes minutes; loading longer than this is a hang.
@@ -79,7 +79,7 @@ class Isolated:
     ) -> None:
         if hard_memory_limit and memory_limit_gib is None:
             raise UsageError("hard_memory_limit is set without memory_limit_gib; give the limit too")
-        self.objectives = tuple(objectives)
+        self.objectives = metric_names(objectives)
         self.protocol = protocol
         self.limits = Limits(time_limit_s, memory_limit_gib)
         self.hard_memory_limit = hard_memory_limit

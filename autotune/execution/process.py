@@ -48,8 +48,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         for field, value in (("time limit in seconds", self.time_s), ("memory limit in GiB", self.memory_gib)):
-            if value is not None and not value > 0:
-                raise UsageError(f"{field} is {value}; give a number above 0, or none for no limit")
+            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0):
+                raise UsageError(f"{field} is {value!r}; give a number above 0, or none for no limit")
 
 
 class Tail:
@@ -169,7 +169,7 @@ class SessionProcess:
         self.peak_bytes = max(self.peak_bytes, used)
         if used > limit_gib * GIB:
             raise Failure(
-                FailureKind.OOM, f"used {used / GIB:.3g} GiB of memory, more than the limit of {limit_gib:g} GiB"
+                FailureKind.OOM, f"used {used / GIB:.4g} GiB of memory, more than the limit of {limit_gib:g} GiB"
             )
 
     def remember_descendants(self) -> None:
@@ -224,10 +224,15 @@ def says_out_of_memory(text: str) -> bool:
 
 
 def last_line(text: str, limit: int = 200) -> str:
-    """The last line that is not blank, cut to `limit` characters."""
+    """The last line that is not blank, cut to `limit` characters, without what a terminal would act upon."""
     lines = text.strip().splitlines()
-    line = lines[-1].strip() if lines else ""
+    line = printable(lines[-1].strip()) if lines else ""
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def printable(text: str) -> str:
+    """The text on one line, with a replacement character for what is not printed: escape sequences, control characters."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
 
 
 def describe_exit(code: int) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from autotune.errors import UsageError
-from autotune.execution.process import says_out_of_memory
+from autotune.execution.process import printable, says_out_of_memory
 from autotune.measurement import ONCE, Failure, FailureKind, Measurement, Protocol, repeat
 
 Evaluate = Callable[..., object]
@@ -39,6 +39,11 @@ class Runner(typing.Protocol):
         """Free what the runner holds. A closed runner may be used again."""
 
 
+def metric_names(objectives: Sequence[str]) -> tuple[str, ...]:
+    """Objectives as a runner takes them; one name alone is one metric, not its letters."""
+    return (objectives,) if isinstance(objectives, str) else tuple(objectives)
+
+
 class InProcess:
     """Calls the evaluator in this process: the least overhead, and no protection from a crash, a hang or memory.
 
@@ -48,7 +53,7 @@ class InProcess:
     """
 
     def __init__(self, objectives: Sequence[str], protocol: Protocol = ONCE) -> None:
-        self.objectives = tuple(objectives)
+        self.objectives = metric_names(objectives)
         self.protocol = protocol
 
     def run(self, evaluate: Evaluate, config: Mapping[str, Any], seed: int) -> Measurement:
@@ -65,9 +70,33 @@ class InProcess:
 
 
 def call(evaluate: Evaluate, config: Mapping[str, Any], seed: int) -> object:
-    """One call of the evaluator with a copy of the configuration, and the seed where it takes one."""
+    """One call of the evaluator with a copy of the configuration, and the seed where it takes one.
+
+    Raises:
+        UsageError: for what is no callable, or takes other arguments; every configuration would fail alike.
+    """
     given = copy.deepcopy(dict(config))
-    return evaluate(given, seed=seed) if takes_seed(evaluate) else evaluate(given)
+    options = {"seed": seed} if takes_seed(evaluate) else {}
+    try:
+        return evaluate(given, **options)
+    except TypeError as error:
+        if not _can_be_called(evaluate, options):
+            raise UsageError(
+                f"evaluate cannot be called with a configuration ({error}); give a callable that takes one argument"
+            ) from error
+        raise
+
+
+def _can_be_called(evaluate: object, options: Mapping[str, Any]) -> bool:
+    if not callable(evaluate):
+        return False
+    try:
+        inspect.signature(evaluate).bind({}, **options)
+    except TypeError:
+        return False
+    except ValueError:  # a signature that cannot be told
+        return True
+    return True
 
 
 def takes_seed(evaluate: Evaluate) -> bool:
@@ -94,10 +123,17 @@ def classify(exception: BaseException) -> Failure:
         return exception
     if isinstance(exception, UsageError) or not isinstance(exception, (Exception, SystemExit)):
         raise exception
-    text = " ".join(f"{type(exception).__name__}: {exception}".split())
+    text = printable(f"{type(exception).__name__}: {_said(exception)}")
     failure = Failure(_kind(exception), text if len(text) <= 300 else text[:299] + "…")
     failure.add_note("".join(traceback.format_exception(exception)))
     return failure
+
+
+def _said(exception: BaseException) -> str:
+    try:
+        return str(exception)
+    except Exception as error:  # `__str__` is the evaluator's code too
+        return f"(its text cannot be had: {type(error).__name__})"
 
 
 def details(failure: Failure) -> str:
@@ -108,7 +144,7 @@ def details(failure: Failure) -> str:
 def _kind(exception: BaseException) -> FailureKind:
     # torch's and JAX's errors are told by name and text: importing a framework only to ask costs seconds.
     names = {cls.__name__ for cls in type(exception).__mro__}
-    if isinstance(exception, MemoryError) or "OutOfMemoryError" in names or says_out_of_memory(str(exception)):
+    if isinstance(exception, MemoryError) or "OutOfMemoryError" in names or says_out_of_memory(_said(exception)):
         return FailureKind.OOM
     if isinstance(exception, (TimeoutError, subprocess.TimeoutExpired)):
         return FailureKind.TIMEOUT

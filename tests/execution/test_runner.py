@@ -97,3 +97,41 @@ def test_a_nan_is_a_failure_and_a_wrong_return_the_callers_mistake() -> None:
     with pytest.raises(UsageError, match=r"returned no metric 'y'.*it returned: z"):
         runner.run(lambda config: {"z": 1}, {}, 0)
     assert isinstance(runner.run(lambda config: 1, {}, 0), Measurement)
+
+
+def _takes_nothing() -> float:
+    return 1.0
+
+
+def _takes_two(config: Mapping[str, Any], other: int) -> float:
+    return 1.0
+
+
+@pytest.mark.parametrize("evaluate", [3, None, _takes_nothing, _takes_two])
+def test_what_cannot_be_called_with_a_configuration_is_the_callers_mistake(evaluate: Any) -> None:
+    with pytest.raises(UsageError, match="evaluate cannot be called with a configuration"):
+        InProcess(["value"]).run(evaluate, {"x": 1}, 0)
+
+
+def test_a_type_error_inside_the_evaluator_is_a_crash() -> None:
+    def evaluate(config: Mapping[str, Any]) -> float:
+        return _takes_two(config)  # type: ignore[call-arg]
+
+    with pytest.raises(Failure, match="crash: TypeError"):
+        InProcess(["value"]).run(evaluate, {"x": 1}, 0)
+
+
+def test_an_error_whose_text_cannot_be_had_is_a_crash() -> None:
+    class Silent(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    assert str(classify(Silent())) == "crash: Silent: (its text cannot be had: RuntimeError)"
+
+
+def test_a_failure_holds_nothing_that_a_terminal_acts_upon() -> None:
+    assert str(classify(ValueError("a\x1b[31m\x07 b\u202e"))) == "crash: ValueError: a�[31m� b�"
+
+
+def test_one_objective_may_be_given_as_text() -> None:
+    assert InProcess("latency_ms").objectives == ("latency_ms",)
