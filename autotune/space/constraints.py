@@ -90,7 +90,9 @@ class Constraint:
         unknown = [name for name in wanted if name in required and name not in known]
         if unknown:
             raise UsageError(
-                f"constraint {self.name}: parameter {unknown[0]!r} is not in the space; known are: {', '.join(known) or 'none'}"
+                f"constraint {self.name}: parameter {unknown[0]!r} is not in the space; known are: "
+                f"{', '.join(known) or 'none'} "
+                "(a function takes parameters by name, or all of them as 'config')"
             )
         if not wanted:
             raise UsageError(f"constraint {self.name}: takes no parameter of the space; name at least one")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ Config = dict[str, Any]
 
 # Doubles hold every integer up to here, so that columns of numbers compare exactly as Python integers do.
 _EXACT = 2**53
+MAX_SIZE = 100_000  # elements of a vector: far more than a model has layers, and still laid out within a second
 _RESERVED = frozenset([
     "and", "or", "not", "in", "is", "if", "else", "True", "False", "None",
     "min", "max", "abs", "sum", "len", "all", "any", "log2", "sqrt", "ceil", "floor",
@@ -46,9 +47,10 @@ class Parameter(ABC):
             raise UsageError(f"parameter name {self.name!r} is not an identifier; use letters, digits and underscores")
         if self.name in _RESERVED:
             raise UsageError(f"parameter name {self.name!r} is a word of the constraint language; choose another name")
-        if self.size is not None and (isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1):
+        whole = isinstance(self.size, int) and not isinstance(self.size, bool)
+        if self.size is not None and not (whole and 1 <= self.size <= MAX_SIZE):
             raise UsageError(
-                f"parameter {self.name}: size is {self.size!r}; give a whole number of at least 1, or None"
+                f"parameter {self.name}: size is {self.size!r}; give a whole number from 1 to {MAX_SIZE}, or None"
             )
         if self.when is not None and (not isinstance(self.when, str) or not self.when.strip()):
             raise UsageError(f"parameter {self.name}: when is {self.when!r}; give a condition as text, or None")
@@ -263,8 +265,8 @@ class _Listed(Parameter):
         raise NotImplementedError
 
     def _read_list(self, what: str, given: Iterable[Any]) -> None:
-        if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
-            raise UsageError(f"parameter {self.name}: {what} is {given!r}; give a list")
+        if isinstance(given, (str, bytes, Mapping, Set)) or not isinstance(given, Iterable):
+            raise UsageError(f"parameter {self.name}: {what} is {given!r}; give a list, which has an order")
         values = tuple(_plain(value) for value in given)
         if not values:
             raise UsageError(f"parameter {self.name}: {what} is empty; give at least one value")

@@ -54,6 +54,8 @@ class SearchSpace:
         *,
         max_rows: int = MAX_ROWS,
     ) -> None:
+        if not isinstance(parameters, Iterable):
+            raise UsageError(f"parameters is {parameters!r}; give a list of Float, Int, Ordinal, Categorical and Bool")
         self.parameters: tuple[Parameter, ...] = tuple(parameters)
         for parameter in self.parameters:
             if not isinstance(parameter, Parameter):
@@ -193,8 +195,10 @@ class SearchSpace:
         Raises:
             EmptySpaceError: naming the constraints, where nothing is feasible or nothing was found.
         """
-        if n < 0:
-            raise UsageError(f"n is {n}; ask for at least 0 configurations")
+        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0:
+            raise UsageError(f"n is {n!r}; ask for at least 0 configurations")
+        if not isinstance(seed, np.random.Generator) and (not isinstance(seed, (int, np.integer)) or seed < 0):
+            raise UsageError(f"seed is {seed!r}; give a whole number of at least 0, or a numpy Generator")
         rows = self._sampler.sample(n, np.random.default_rng(seed))
         return [self._system.config(row) for row in rows]
 

@@ -6,7 +6,7 @@ A *row* holds one code per dimension, None (in lists) or NaN (in matrices) where
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -85,6 +85,9 @@ class System:
     def read(self, config: Config, first_only: bool = False) -> tuple[Row, list[str]]:
         """The row of a configuration, and a sentence for everything that is wrong with its keys and values."""
         row: Row = [None] * len(self.dims)
+        given: object = config  # whatever a caller has
+        if not isinstance(given, Mapping):
+            return row, [f"a configuration is a mapping of parameter names to values, and not a {type(given).__name__}"]
         problems = [
             f"parameter {name!r} is not in the space; known are: {', '.join(self.by_name)}"
             for name in config

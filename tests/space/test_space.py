@@ -388,3 +388,25 @@ def test_bad_definitions_are_told_in_one_sentence(build: Any, message: str) -> N
     with pytest.raises(UsageError, match=message) as caught:
         build()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Float("x", 0, 1, size=100_000_000), "size is 100000000"),
+        (lambda: Ordinal("x", {1, 2}), "values is {1, 2}; give a list, which has an order"),
+        (lambda: SearchSpace(3), "parameters is 3"),  # type: ignore[arg-type]
+        (lambda: SearchSpace([Int("x", 0, 1)]).sample("a", 0), "n is 'a'"),  # type: ignore[arg-type]
+        (lambda: SearchSpace([Int("x", 0, 1)]).sample(1, -1), "seed is -1"),
+        (lambda: SearchSpace([Int("x", 0, 1)], [lambda c: c["x"] < 1]), "or all of them as 'config'"),
+        (lambda: SearchSpace([Int("x", 0, 1)]).validate(3), "a mapping of parameter names to values"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_no_parameter_or_configuration_is_named(make: Any, words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        make()
+    assert words in str(caught.value)
+
+
+def test_what_is_no_mapping_is_not_in_the_space() -> None:
+    assert not SearchSpace([Int("x", 0, 1)], ["x < 1"]).contains(None)  # type: ignore[arg-type]
