@@ -27,6 +27,7 @@ from evaluators.moe_cache.trace import RoutingTrace
 
 SHIPPED_TRACES = Path(__file__).parent.parent / "evaluators" / "moe_cache" / "traces"
 THIS_MACHINE = "this machine"
+_MAX_CONTEXT = 10_000_000  # positions; no model reads more, and more would not fit when this machine is measured
 _MAX_THRESHOLD = 64  # tokens; beyond, loading an expert is cheaper on every machine that was measured
 
 
@@ -42,10 +43,16 @@ class Options(BaseModel):
     ] = None
     bits: Annotated[
         float | None,
-        Field(gt=0, le=32, description="bits per expert weight; the trace's or the model's own if left out"),
+        Field(
+            gt=0,
+            le=32,
+            allow_inf_nan=False,
+            description="bits per expert weight; the trace's or the model's own if left out",
+        ),
     ] = None
     budget_gib: Annotated[
-        float | None, Field(gt=0, description="fast memory for experts, staging buffers included")
+        float | None,
+        Field(gt=0, allow_inf_nan=False, description="fast memory for experts, staging buffers included"),
     ] = None
     budget_fraction: Annotated[
         float, Field(gt=0, le=2, description="the same as a share of all expert bytes, where budget_gib is left out")
@@ -56,7 +63,9 @@ class Options(BaseModel):
     tier: Annotated[
         Literal["auto", "ram<-disk", "gpu<-host"], Field(description="memory tiers to measure on this machine")
     ] = "auto"
-    context: Annotated[int, Field(ge=1, description="cached positions that attention reads per token")] = 512
+    context: Annotated[
+        int, Field(ge=1, le=_MAX_CONTEXT, description="cached positions that attention reads per token")
+    ] = 512
     max_prefetch_depth: Annotated[
         int, Field(ge=0, le=MAX_PREFETCH_DEPTH, description="layers ahead to look at most")
     ] = MAX_PREFETCH_DEPTH

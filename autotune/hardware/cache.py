@@ -54,11 +54,11 @@ def load_cached(environment: Environment, tier_pair: TierPair) -> HardwareProfil
     path = cache_path(environment.fingerprint, tier_pair)
     if not path.exists():
         return None
-    profile = _read(path, "delete it or measure again with --remeasure")
+    profile = _read(path, "delete it, or measure again with: autotune hardware --remeasure")
     if profile.environment.fingerprint != environment.fingerprint or profile.tier_pair != tier_pair.name:
         raise UsageError(
             f"{path} holds a profile of {profile.tier_pair} on machine {profile.environment.fingerprint}; delete it or "
-            "measure again with --remeasure"
+            "measure again with: autotune hardware --remeasure"
         )
     return profile
 
@@ -225,7 +225,7 @@ def scratch_folder(scratch: Path | None) -> Path:
             scratch.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(
-                f"cache folder {scratch} cannot be made ({error.strerror}); set AUTOTUNE_CACHE_DIR or give --scratch DIR"
+                f"cache folder {scratch} cannot be made ({error.strerror}); set AUTOTUNE_CACHE_DIR to one that can"
             ) from error
     check_scratch(scratch, 0)
     return scratch

@@ -119,7 +119,7 @@ class TierPair:
             return
         if scratch is None:
             raise UsageError(
-                "scratch: the tier pair ram<-disk needs a folder on the disk to measure; give --scratch DIR"
+                "scratch: the tier pair ram<-disk needs a folder on the disk to measure; use autotune hardware --scratch DIR"
             )
         with DiskLink(scratch, file_bytes, max_bytes) as link:
             yield link
@@ -264,17 +264,19 @@ def check_scratch(folder: Path, file_bytes: int) -> None:
         UsageError: naming the folder and the way out.
     """
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise UsageError(f"scratch folder {folder} is not a folder that can be written to; give --scratch DIR")
+        raise UsageError(
+            f"scratch folder {folder} is not a folder that can be written to; use autotune hardware --scratch DIR"
+        )
     filesystem = disk_of(folder).filesystem
     if filesystem in _IN_MEMORY:
         raise UsageError(
-            f"scratch folder {folder} is {filesystem}, which is memory and no disk; give --scratch DIR elsewhere"
+            f"scratch folder {folder} is {filesystem}, which is memory and no disk; use autotune hardware --scratch DIR"
         )
     free = shutil.disk_usage(folder).free
     if free < file_bytes:
         raise UsageError(
             f"scratch folder {folder} has {free / _GIB:.1f} GiB free and the scratch file needs {file_bytes / _GIB:.1f} GiB; "
-            "give --scratch DIR elsewhere or a smaller file"
+            "use autotune hardware --scratch DIR elsewhere or a smaller file"
         )
 
 
@@ -308,12 +310,16 @@ def _fill(fd: int, folder: Path, file_bytes: int, rng: np.random.Generator) -> N
 
 def _no_direct_io(folder: Path, error: OSError) -> UsageError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UsageError(f"scratch folder {folder} ran out of space; give --scratch DIR elsewhere or a smaller file")
+        return UsageError(
+            f"scratch folder {folder} ran out of space; use autotune hardware --scratch DIR elsewhere or a smaller file"
+        )
     if error.errno == errno.EINVAL:
         return UsageError(
-            f"scratch folder {folder} is on a filesystem without direct I/O; give --scratch DIR elsewhere"
+            f"scratch folder {folder} is on a filesystem without direct I/O; use autotune hardware --scratch DIR elsewhere"
         )
-    return UsageError(f"scratch folder {folder} cannot be used ({error.strerror}); give --scratch DIR elsewhere")
+    return UsageError(
+        f"scratch folder {folder} cannot be used ({error.strerror}); use autotune hardware --scratch DIR elsewhere"
+    )
 
 
 def _whole_blocks(nbytes: int) -> int:

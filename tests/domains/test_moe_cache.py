@@ -139,7 +139,7 @@ def test_a_larger_model_is_found_by_the_name_of_its_trace(tmp_path: Path, proble
         ({"budget_fraction": "much"}, "option budget_fraction = 'much'"),
         ({"hardware": "h2000"}, "hardware profile 'h2000' is unknown"),
         ({"model": "gpt-9"}, "model 'gpt-9' is unknown"),
-        ({"bugdet_gib": 4}, "option 'bugdet_gib' is unknown; did you mean 'budget_gib'"),
+        ({"bugdet_gib": 4}, "option 'bugdet_gib' is unknown (did you mean 'budget_gib'?)"),
         ({"remeasure": True}, "leave them out"),
         ({"max_prefetch_depth": 9}, "option max_prefetch_depth = 9"),
     ],
