@@ -6,8 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from autotune.store import Store
+
+# The Gaussian process works on matrices of a few rows, where further threads only wait for each other.
+torch.set_num_threads(1)
 
 BACKENDS = ("sqlite", "postgresql", "mysql")
 NO_MYSQL = "no MySQL server is part of the test setup; its URLs are accepted but not covered"
