@@ -14,6 +14,7 @@ import typer
 
 from autotune.cli import export, hardware, search, studies
 from autotune.cli.common import INTERRUPTED
+from autotune.domain import _shadowed
 from autotune.errors import AutotuneError, UsageError
 
 COMMANDS_GROUP = "autotune.commands"
@@ -38,7 +39,9 @@ def make_app() -> typer.Typer:
         try:
             command = point.load()
         except ImportError as error:
-            print(f"autotune: the command {point.name!r} cannot be loaded: {error}", file=sys.stderr)
+            hidden = _shadowed(point)
+            why = "" if hidden is None else f"the folder {str(hidden)!r} hides autotune's package {hidden.name!r}: "
+            print(f"autotune: the command {point.name!r} cannot be loaded: {why}{error}", file=sys.stderr)
             continue
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=point.name)

@@ -64,25 +64,30 @@ class ProgressView:
     def _panel(self) -> Table:
         """What the terminal shows now; drawn anew four times a second, so that a long trial is seen to be alive."""
         grid = Table.grid(padding=(0, 2))
-        grid.add_column(style="bold")
-        grid.add_column(no_wrap=True, overflow="ellipsis")
+        grid.add_column(style="bold", no_wrap=True)
+        grid.add_column(overflow="ellipsis")  # no_wrap here would take the room of the headings
         progress, since = self._latest, time.monotonic() - self._told_at
         if progress is None:
             budget = f" of {self._total}" if self._total else ""
-            grid.add_row("trial", Text(f"the first{budget} has not ended yet   ({since:.0f} s)"))
+            grid.add_row("trial", _line(f"the first{budget} has not ended yet   ({since:.0f} s)"))
             return grid
         left = "" if progress.remaining_s is None else f", about {max(0.0, progress.remaining_s - since):.0f} s left"
-        grid.add_row("trial", Text(f"{self._of(progress)}   ({progress.elapsed_s + since:.0f} s{left})"))
-        grid.add_row("last", Text.assemble(_outcome(progress, progress.trial), (f"  {progress.trial.proposer}", "dim")))
+        grid.add_row("trial", _line(f"{self._of(progress)}   ({progress.elapsed_s + since:.0f} s{left})"))
+        grid.add_row("last", _line(_outcome(progress, progress.trial), (f"  {progress.trial.proposer}", "dim")))
         if progress.best is not None:
             gain = f"   {percent(progress.gain)} over the default" if progress.gain is not None else ""
-            grid.add_row("best", Text(f"{_loss(progress, progress.best)}   trial {progress.best.number}{gain}"))
+            grid.add_row("best", _line(f"{_loss(progress, progress.best)}   trial {progress.best.number}{gain}"))
             parts = [f"{k}={value_text(v)}" for k, v in list(progress.best.config.items())[:_CONFIG_PARTS]]
-            grid.add_row("", Text("  ".join(parts), "dim"))
+            grid.add_row("", _line(("  ".join(parts), "dim")))
         failures = progress.counts["failures"]
         if failures:
-            grid.add_row("failed", Text("  ".join(f"{kind} {count}" for kind, count in sorted(failures.items()))))
+            grid.add_row("failed", _line("  ".join(f"{kind} {count}" for kind, count in sorted(failures.items()))))
         return grid
+
+
+def _line(*parts: str | tuple[str, str]) -> Text:
+    """One line, cut where the terminal ends."""
+    return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
 
 
 def _loss(progress: Progress, trial: TrialRecord) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import shlex
 import signal
@@ -33,6 +34,7 @@ if x == 3:
     sys.exit("no [bold]luck[/nope] \\x1b[31m here")
 print('{"time_ms": 0.1234567890123}')
 """
+ROOT = Path(__file__).parents[2]
 NAME = "[red]a study[/blue] of 'mine'"
 
 
@@ -184,6 +186,27 @@ def test_the_live_view_shows_life_before_the_first_trial_ends(space: Path, tmp_p
     assert "the first of 4 has not ended yet   (1 s)" in seen
 
 
+def test_the_live_view_keeps_its_headings_where_lines_are_too_long(space: Path, tmp_path: Path) -> None:
+    space.write_text(
+        SPACE.replace("unseen", "a_name_that_is_" + "very_" * 12 + "long").replace("default: {x: 3}", "default: {x: 4}")
+    )
+    seen = _on_terminal(["search", str(space), "--trials", "4"], tmp_path, "xterm", until="over the default")
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen)
+    assert re.search(r"trial +1/4", plain) and re.search(r"best +time_ms 0\.1235", plain)
+
+
 def test_a_dumb_terminal_gets_plain_lines(space: Path, tmp_path: Path) -> None:
     seen = _on_terminal(["search", str(space), "--trials", "1"], tmp_path, "dumb", until="study my space")
     assert "trial 1/1  failed: crash" in seen
+
+
+def test_a_folder_that_hides_a_package_of_ours_is_named(tmp_path: Path) -> None:
+    (tmp_path / "evaluators").mkdir()
+    (tmp_path / "evaluators" / "__init__.py").touch()
+    # As where the package is found by its path, and not by the finder of an editable installation.
+    program = (
+        "import sys; sys.meta_path = [f for f in sys.meta_path if 'editable' not in getattr(f, '__module__', '')]; "
+        f"sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; from autotune.cli import main; main(['studies'])"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert f"the folder '{tmp_path / 'evaluators'}' hides autotune's package 'evaluators'" in ran.stderr
