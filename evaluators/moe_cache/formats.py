@@ -39,6 +39,15 @@ def load_trace(path: str | Path) -> RoutingTrace:
     """
     path = Path(path)
     try:
+        return _load(path)
+    except MemoryError:
+        raise UsageError(
+            f"trace {path} does not fit in this machine's memory once it is unpacked; is it damaged? Else record fewer tokens"
+        ) from None
+
+
+def _load(path: Path) -> RoutingTrace:
+    try:
         raw = path.read_bytes()
     except OSError as error:
         raise UsageError(f"trace {path} cannot be read ({error.strerror}); give the path of a trace file") from None
@@ -295,6 +304,8 @@ def _read_json(text: str, path: Path) -> RoutingTrace:
         data = json.loads(text)
     except json.JSONDecodeError as error:
         raise UsageError(f"trace {path} line {error.lineno}: {error.msg}; the file is not whole JSON") from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"trace {path} cannot be read as JSON ({error}); record it again") from None
     for name in ("num_layers", "num_experts", "top_k"):
         if type(data.get(name)) is not int or data[name] < 1:
             raise UsageError(f"trace {path}: field {name} is {data.get(name)!r}; give a whole number above 0")

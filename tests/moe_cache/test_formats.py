@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -186,3 +188,19 @@ def test_recorded_granite_trace() -> None:
     assert (trace.n_layers, trace.n_experts, trace.top_k) == (24, 32, 8)
     assert trace.turn_names == ("english_prose", "code", "math")
     assert trace.passes().pass_tokens.max() == 44
+
+
+@pytest.mark.parametrize("value", ["[" * 100_000, "1" * 5000])
+def test_json_without_end_is_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(UsageError, match="cannot be read as JSON"):
+        load_trace(write(tmp_path, '{"model": ' + value))
+
+
+def test_an_archive_that_claims_more_than_memory_is_refused(tmp_path: Path) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<i2", "fortran_order": False, "shape": (2**55, 8, 4)})
+    path = tmp_path / "huge.moetrace.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("experts.npy", header.getvalue())
+    with pytest.raises(UsageError, match="does not fit in this machine's memory"):
+        load_trace(path)
