@@ -97,9 +97,10 @@ class StudyView:
         return {kind: tuple(found) for kind, found in sorted(kinds.items(), key=lambda item: -len(item[1]))}
 
     def metric_names(self, trials: Sequence[TrialRecord]) -> list[str]:
-        """Metrics of these trials: objectives first, then constrained ones, then the others in stored order."""
-        others = [name for trial in trials for name in trial.metrics]
-        return list(dict.fromkeys([*self.goals.metrics, *others]))
+        """Metrics of these trials: objectives, constrained ones, those that the domain highlights, then the others."""
+        measured = list(dict.fromkeys(name for trial in trials for name in trial.metrics))
+        highlights = [name for name in self.study.options.get("highlights", ()) if name in measured]
+        return list(dict.fromkeys([*self.goals.metrics, *highlights, *measured]))
 
 
 def parameters(
