@@ -127,6 +127,7 @@ def _problem(trace: RoutingTrace, costs: Costs, memory: Memory, profile: Hardwar
             f"{trace.decode_tokens} decode tokens",
             "budget": f"{memory.total_bytes / MIB:.1f} MiB of {_all_experts(trace, costs) / MIB:.1f} MiB of experts",
             "hardware": _machine_name(profile),
+            "caution": "policy static places by the popularity in this very trace, and all is tuned on it; test on another",
         },
     )
 
