@@ -1,0 +1,1 @@
+"""The benchmark of search quality: problems, peers, protocol, measures and report."""

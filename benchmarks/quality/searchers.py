@@ -1,0 +1,182 @@
+"""What searches: our strategies by name, uniform random search, and peers in processes of their own."""
+
+from __future__ import annotations
+
+import abc
+import datetime as dt
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+
+import numpy as np
+
+import autotune
+from autotune.errors import UsageError
+from autotune.measurement import Metric
+from autotune.space import Config
+from autotune.store.records import TrialRecord, TrialState
+from autotune.strategies import STRATEGIES, History, Task, resolve
+from autotune.strategies.optuna_samplers import OptunaStrategy
+from benchmarks.quality.peers import PEERS
+from benchmarks.quality.peers.client import PeerClient
+from benchmarks.quality.problem import Problem
+from benchmarks.quality.session import BudgetSpentError, Reply, Session
+
+UNIFORM = "uniform"
+_EPOCH = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
+
+
+class Searcher(abc.ABC):
+    """Runs sessions. `version` says what ran, with the version of the package."""
+
+    name: str
+    version: str
+
+    @abc.abstractmethod
+    def refuses(self, problem: Problem) -> str | None:
+        """Why it cannot search that problem; None where it can."""
+
+    @abc.abstractmethod
+    def search(self, session: Session) -> None:
+        """Propose until the session is over."""
+
+    def close(self) -> None:  # noqa: B027 - most hold nothing
+        """Let go of what it holds."""
+
+
+class StrategySearcher(Searcher):
+    """One of `autotune.strategies`, driven as a study drives it, without a store."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.version = f"autotune {autotune.__version__}"
+        self._strategy = resolve(name)
+        if issubclass(self._strategy, OptunaStrategy):
+            self.version += f", optuna {version('optuna')}"
+
+    def refuses(self, problem: Problem) -> str | None:
+        has = self._strategy.capabilities
+        if problem.several and not has.several_objectives:
+            return "one objective only"
+        if not problem.space.is_finite and not has.infinite_spaces:
+            return "finite spaces only"
+        return None
+
+    def search(self, session: Session) -> None:
+        problem, trials = session.problem, list[TrialRecord]()
+        task = Task(
+            space=problem.space,
+            objectives=problem.objectives,
+            constraints=(),
+            default=session.initial[0] if session.initial else problem.space.default(),
+            seed=session.seed,
+            budget=session.settings.budget,
+        )
+        strategy = self._strategy(task)
+        try:
+            for config in session.initial:
+                trials.append(_trial(problem, len(trials), config, "design", session.submit(config, 0.0)))
+            while True:
+                begun = time.perf_counter()
+                proposed = strategy.propose(History(task, tuple(trials)), 1)
+                seconds = time.perf_counter() - begun
+                if not proposed:
+                    return
+                suggestion = proposed[0]
+                reply = session.submit(dict(suggestion.config), seconds)
+                trial = _trial(problem, len(trials), suggestion.config, suggestion.proposer, reply, suggestion.notes)
+                trials.append(trial)
+        except BudgetSpentError:
+            return
+
+
+def _trial(
+    problem: Problem, number: int, config: Config, proposer: str, reply: Reply, notes: object = None
+) -> TrialRecord:
+    if reply.status == "infeasible":
+        raise UsageError(f"strategy {proposer!r} proposed {config!r}, which the known constraints forbid")
+    at = _EPOCH + dt.timedelta(seconds=number)
+    return TrialRecord(
+        id=number + 1,
+        number=number,
+        config=config,
+        config_hash=problem.space.config_hash(dict(config)),
+        state=TrialState.COMPLETED if reply.failure is None else TrialState.FAILED,
+        proposer=proposer,
+        attempt=1,
+        revision=2 * number + 2,
+        failure_kind=None if reply.failure is None else reply.failure.kind,
+        failure_message=None if reply.failure is None else reply.failure.message,
+        metrics={name: Metric(value) for name, value in reply.metrics.items()},
+        notes=dict(notes) if isinstance(notes, dict) else {},
+        created_at=at,
+        finished_at=at + dt.timedelta(milliseconds=500),
+    )
+
+
+class Uniform(Searcher):
+    """Random search without replacement, uniform over the feasible set: what the score calls 0."""
+
+    name = UNIFORM
+    version = "uniform over the feasible set"
+
+    def refuses(self, problem: Problem) -> str | None:
+        return None
+
+    def search(self, session: Session) -> None:
+        rng = np.random.default_rng([session.seed, 3])
+        table = session.problem.space.enumerate()
+        try:
+            for config in session.initial:
+                session.submit(config, 0.0)
+            if table is not None:
+                for place in rng.permutation(len(table)):
+                    session.submit(table.config(int(place)), 0.0)
+            while True:
+                for config in session.problem.space.sample(session.settings.budget, rng):
+                    session.submit(config, 0.0)
+        except BudgetSpentError:
+            return
+
+
+class PeerSearcher(Searcher):
+    """A searcher of another project, in a process of its own (see `peers`)."""
+
+    def __init__(self, name: str, client: PeerClient) -> None:
+        self.name, self._client = name, client
+        self.version = client.version
+
+    def refuses(self, problem: Problem) -> str | None:
+        return self._client.refuses(problem)
+
+    def search(self, session: Session) -> None:
+        self._client.search(session)
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def resolve_searcher(name: str, pythons: Sequence[str]) -> Searcher | str:
+    """The searcher of a name, or one sentence on why it cannot be had here.
+
+    Args:
+        name: a strategy, `uniform`, or a peer such as ``optuna:tpe``.
+        pythons: interpreters in which peers are looked for, in order.
+
+    Raises:
+        UsageError: for a name that nobody has.
+    """
+    if name == UNIFORM:
+        return Uniform()
+    if name in PEERS:
+        found = PeerClient.start(name, pythons)
+        return PeerSearcher(name, found) if isinstance(found, PeerClient) else found
+    if name in STRATEGIES:
+        return StrategySearcher(name)
+    known = ", ".join([UNIFORM, *sorted(STRATEGIES), *PEERS])
+    raise UsageError(f"searcher {name!r} is unknown; known are: {known}")
+
+
+def is_ours(name: str) -> bool:
+    """Whether a searcher is this project's own; adapters of Optuna's samplers are Optuna's algorithms and count as peers."""
+    return name in STRATEGIES and not issubclass(STRATEGIES[name], OptunaStrategy)
