@@ -59,6 +59,22 @@ class Results:
 
 ByProblem = Mapping[str, Results]
 
+_MEANING = """How to read the tables:
+
+- **@25** is the fraction of the optimum after 25 evaluations: optimum / best found for amounts (times, errors), the share of
+  the way from the median configuration to the optimum for functions, the share of the Pareto front's hypervolume for two
+  objectives (scaled to the unit square between the best and the worst value known; by logarithm where positive values span
+  more than a decade; the reference point is the worst corner). Means over problems of the mean over seeds.
+- **score** is that of Willemsen, van Nieuwpoort and van Werkhoven (Future Generation Computer Systems 159, 2024): 0 is the
+  exactly expected trajectory of random search without replacement, 1 the optimum from the first evaluation on,
+  `(random - found) / (random - optimum)` averaged over the evaluations after the initial design. The budget is counted in
+  evaluations, of which a failure is one; before anything succeeded the incumbent counts as the worst of the space.
+- **failed after 20**: of all evaluations but the first 20, the share that failed.
+- **infeasible** and **repeated**: proposals that a known constraint forbids and that were measured before, for each
+  evaluation. Both are free; a searcher that makes 300 of them in a row, or 20 for each evaluation of the budget, has stalled
+  and keeps what it has.
+- **ms per evaluation** is the searcher's own time, asking and learning, free proposals included, on one core."""
+
 
 def report(problems: Sequence[Problem], ledger: Ledger, settings: Settings) -> str:
     """All tables of some problems.
@@ -72,7 +88,7 @@ def report(problems: Sequence[Problem], ledger: Ledger, settings: Settings) -> s
             f"{ledger.path} holds no run of these problems with budget {settings.budget} and initial {settings.initial}; "
             "run the benchmark first, without --report"
         )
-    parts = [_header(problems, found, settings)]
+    parts = [_header(problems, found, settings), _MEANING]
     for suite in dict.fromkeys(p.suite for p in problems):
         of_suite = [p for p in problems if p.suite == suite]
         parts.append(_suite(suite, of_suite, found, settings))
@@ -100,10 +116,9 @@ def _collect(problems: Sequence[Problem], ledger: Ledger, settings: Settings) ->
 
 
 def _header(problems: Sequence[Problem], found: Mapping[str, ByProblem], settings: Settings) -> str:
-    seeds = sorted({len(r.runs) for results in found.values() for r in results.values()})
-    spread = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    seeds = _spread([len(r.runs) for results in found.values() for r in results.values()])
     return (
-        f"{dt.date.today().isoformat()}, {_machine()}, Python {platform.python_version()}. {spread} runs of each searcher on "
+        f"{dt.date.today().isoformat()}, {_machine()}, Python {platform.python_version()}. {seeds} runs of each searcher on "
         f"each of {len(problems)} problems, {settings.budget} evaluations each, the first {settings.initial} of them the same "
         "random configurations for all searchers that take an initial design."
     )
@@ -148,7 +163,7 @@ def _summary(full: Mapping[str, ByProblem], ranked: Sequence[str], marks: Sequen
     rows = []
     for name in ranked:
         results = full[name]
-        cells = [name]
+        cells = [name, _spread([len(r.runs) for r in results.values()])]
         for mark in columns:
             mean, low, high = mean_interval({p: r.at(mark) for p, r in results.items()})
             cells.append(f"{mean:.3f} [{low:.3f}, {high:.3f}]{_p(corrected[mark][name])}")
@@ -227,6 +242,10 @@ def _notes(ledger: Ledger, found: Mapping[str, ByProblem], settings: Settings) -
 
 def _mean_score(results: ByProblem) -> float:
     return float(np.mean([r.scores.mean() for r in results.values()]))
+
+
+def _spread(counts: Sequence[int]) -> str:
+    return f"{counts[0]}" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
 
 
 def _p(value: float | None) -> str:

@@ -195,7 +195,7 @@ def test_the_report_reads_by_hand(toy: Problem, tmp_path: Path) -> None:
     lines = report([toy], Ledger(ledger.path), settings).splitlines()
     local = next(line for line in lines if line.startswith("| local |"))
     assert "| 1.000 [1.000, 1.000] |" in local and local.endswith("| 0.50 | 0.25 | 200.0 |")
-    assert next(line for line in lines if line.startswith("| uniform |")).startswith("| uniform | 0.500 [")
+    assert next(line for line in lines if line.startswith("| uniform |")).startswith("| uniform | 1 | 0.500 [")
     with pytest.raises(UsageError, match="holds no run"):
         report([toy], ledger, Settings(9, 1))
 
