@@ -123,7 +123,7 @@ def load_domain(name: str) -> Domain:
     try:
         domain: Domain = points[name].load()
     except (ImportError, AttributeError) as error:
-        hidden = _shadowed(points[name])
+        hidden = shadowing_folder(points[name])
         if hidden is None:
             raise
         raise UsageError(
@@ -133,7 +133,7 @@ def load_domain(name: str) -> Domain:
     return domain
 
 
-def _shadowed(point: EntryPoint) -> Path | None:
+def shadowing_folder(point: EntryPoint) -> Path | None:
     """The folder that Python imports in place of the package that an entry point lives in."""
     package = point.module.partition(".")[0]
     spec = importlib.util.find_spec(package)

@@ -14,7 +14,7 @@ import typer
 
 from autotune.cli import export, hardware, search, studies
 from autotune.cli.common import INTERRUPTED
-from autotune.domain import _shadowed
+from autotune.domain import shadowing_folder
 from autotune.errors import AutotuneError, UsageError
 
 COMMANDS_GROUP = "autotune.commands"
@@ -39,7 +39,7 @@ def make_app() -> typer.Typer:
         try:
             command = point.load()
         except ImportError as error:
-            hidden = _shadowed(point)
+            hidden = shadowing_folder(point)
             why = "" if hidden is None else f"the folder {str(hidden)!r} hides autotune's package {hidden.name!r}: "
             print(f"autotune: the command {point.name!r} cannot be loaded: {why}{error}", file=sys.stderr)
             continue

@@ -193,7 +193,9 @@ def test_the_report_reads_by_hand(toy: Problem, tmp_path: Path) -> None:
         record = {"losses": losses, "observed": None, "seconds": [0.0, 0.1, 0.2, 0.3], "infeasible": 2, "duplicates": 1}
         ledger.add_run(Key.of(toy, name, 0, settings), "made up", {**record, "stalled": False}, {})
     lines = report([toy], Ledger(ledger.path), settings).splitlines()
+    head = next(line for line in lines if line.startswith("| searcher |"))
     local = next(line for line in lines if line.startswith("| local |"))
+    assert head.count("|") == local.count("|") and head.endswith("| ms per evaluation |")
     assert "| 1.000 [1.000, 1.000] |" in local and local.endswith("| 0.50 | 0.25 | 200.0 |")
     assert next(line for line in lines if line.startswith("| uniform |")).startswith("| uniform | 1 | 0.500 [")
     with pytest.raises(UsageError, match="holds no run"):
