@@ -170,12 +170,13 @@ def _summary(full: Mapping[str, ByProblem], ranked: Sequence[str], marks: Sequen
         rows.append([*cells, *_counts(results)])
     head = [
         "searcher",
+        "seeds",
         *(f"@{mark}" for mark in marks),
         "score",
         "failed after 20",
         "infeasible",
         "repeated",
-        "ms per ask",
+        "ms per evaluation",
     ]
     text = _table(head, rows)
     if best is not None:
