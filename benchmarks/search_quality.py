@@ -99,7 +99,7 @@ def _small(pythons: list[str]) -> str:
     with tempfile.TemporaryDirectory() as folder:
         ledger, settings = Ledger(Path(folder) / "runs.jsonl"), Settings(budget=25, initial=5)
         problems = load(Path(folder), ["wrapped", "smooth"], ["memory_limited_60", "branin+shift1"])
-        run_all(problems, [UNIFORM, "tpe", "local", "smac"], range(2), settings, ledger, pythons, lambda _: None)
+        run_all(problems, [UNIFORM, "tpe", "local", "optuna:tpe"], range(2), settings, ledger, pythons, lambda _: None)
         return report(problems, ledger, settings)
 
 

@@ -228,4 +228,4 @@ def test_the_command_on_a_folder_of_other_spaces(tmp_path: Path, capsys: pytest.
 def test_the_small_slice(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--slice", "small", "--peers", ""]) == 0
     text = capsys.readouterr().out
-    assert "| memory_limited_60 |" in text and "| branin+shift1 |" in text and "- smac: not installed" in text
+    assert "| memory_limited_60 |" in text and "| branin+shift1 |" in text and "- optuna:tpe: not installed" in text
