@@ -13,10 +13,9 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ValidationError
 
 from autotune.errors import UsageError
-from autotune.objective import Objective, OutcomeConstraint, parse_objectives
+from autotune.objective import Objective, OutcomeConstraint, parse_constraints, parse_objectives
 from autotune.space import Config, SearchSpace
 from autotune.store.records import Profile
-from autotune.strategies.base import Task
 
 GROUP = "autotune.domains"
 Evaluate = Callable[..., object]
@@ -62,25 +61,13 @@ class Problem:
             UsageError: for a metric that the domain's evaluators do not give.
         """
         goals = parse_objectives(self.objectives if objectives is None else objectives)
-        limits = [OutcomeConstraint.parse(c) for c in (*self.constraints, *constraints)]
+        limits = [*parse_constraints(self.constraints), *parse_constraints(constraints)]
         for metric in [o.metric for o in goals] + [c.metric for c in limits]:
             if self.metrics and metric not in self.metrics:
                 close = difflib.get_close_matches(metric, self.metrics, n=1)
                 hint = f" (did you mean {close[0]!r}?)" if close else ""
                 raise UsageError(f"metric {metric!r} is unknown{hint}; this domain measures: {', '.join(self.metrics)}")
         return replace(self, objectives=tuple(map(str, goals)), constraints=tuple(map(str, limits)))
-
-    def task(self, seed: int, budget: int | None) -> Task:
-        """What a strategy is given."""
-        return Task(
-            space=self.space,
-            objectives=parse_objectives(self.objectives),
-            constraints=tuple(OutcomeConstraint.parse(c) for c in self.constraints),
-            default=self.default,
-            seed=seed,
-            budget=budget,
-            domain_map=self.domain_map,
-        )
 
     def evaluator(self, fidelity: str | None) -> tuple[str, Evaluate]:
         """The evaluator of that fidelity, or the usual one.

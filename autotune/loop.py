@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from autotune.checks import instance, mapping, positive, whole
+from autotune.definition import Definition
 from autotune.domain import Problem, load_domain, parse_options
 from autotune.errors import LeaseLostError, SpaceExhaustedError, StoreError, UsageError
 from autotune.execution import Evaluate, InProcess, Runner
 from autotune.hardware import current_environment
 from autotune.heartbeat import Heartbeat
 from autotune.measurement import ONCE, Failure, Measurement, Protocol
-from autotune.objective import Objective, OutcomeConstraint, parse_objectives
+from autotune.objective import Objective, OutcomeConstraint, parse_constraints, parse_objectives
 from autotune.result import Result, counts
 from autotune.space import SearchSpace
 from autotune.store import Store, TrialRecord, TrialState
-from autotune.strategies import Strategy, resolve
+from autotune.strategies import Strategy
 from autotune.study import IN_MEMORY, Study, Trial
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
 DEFAULT_TRIALS = 60
+_FOR_PEOPLE = frozenset({"facts", "highlights"})  # settings that say something and change nothing
 _INFRA_PAUSE_S = 1.0  # before a machine that failed is asked again
 
 
@@ -127,34 +131,38 @@ def search_iter(
     started = time.perf_counter()
     if trials is None and timeout_s is None:
         trials = DEFAULT_TRIALS
-    if trials is not None and trials < 1:
-        raise UsageError(f"trials is {trials}; it must be at least 1")
-    if timeout_s is not None and timeout_s <= 0:
-        raise UsageError(f"timeout_s is {timeout_s:g}; it must be above 0")
+    if trials is not None:
+        trials = whole("trials", trials, 1)
+    if timeout_s is not None:
+        timeout_s = positive("timeout_s", timeout_s)
+    instance("protocol", protocol, Protocol, "an autotune.Protocol")
     if isinstance(space, str):
         if evaluate is not None or default is not None or baselines is not None:
             raise UsageError(
                 f"domain {space!r} brings its own evaluator, default and baselines; give it options instead"
             )
-        domain, problem = space, domain_problem(space, options or {}).measuring(objectives, constraints)
+        domain, problem = (
+            space,
+            domain_problem(space, mapping("options", options or {})).measuring(objectives, constraints),
+        )
     else:
-        if evaluate is None:
-            raise UsageError("evaluate is missing; give a callable that takes a configuration")
-        goals = tuple(str(o) for o in parse_objectives(objectives or "value"))
+        if not callable(evaluate):
+            raise UsageError(f"evaluate is {evaluate!r}; give a callable that takes a configuration")
+        if options is not None:
+            raise UsageError("options are a domain's; a search of a space of your own has none")
+        instance("space", space, SearchSpace, "an autotune.SearchSpace or the name of a domain")
         domain, problem = (
             None,
             Problem(
                 space=space,
-                objectives=goals,
-                default=dict(default) if default is not None else space.default(),
-                constraints=tuple(str(OutcomeConstraint.parse(c)) for c in constraints),
+                objectives=tuple(map(str, parse_objectives("value" if objectives is None else objectives))),
+                default=space.default() if default is None else dict(mapping("default", default)),
+                constraints=tuple(map(str, parse_constraints(constraints))),
                 evaluators={"given": evaluate},
-                baselines={k: dict(v) for k, v in (baselines or {}).items()},
+                baselines=mapping("baselines", baselines or {}),
             ),
         )
     fidelity, measure = problem.evaluator(evaluator)
-    # Before a database is made: what the strategy lacks should leave no empty file behind.
-    resolve(strategy or "auto")(problem.task(seed or 0, trials))
     found = open_study(
         problem,
         domain=domain,
@@ -191,40 +199,46 @@ def open_study(
         UsageError: when the study of that name is another one: another space, other objectives, another default
             configuration, evaluator, domain option or seed.
     """
+    # Before a database is opened: what cannot be used should leave no file behind.
+    definition = Definition.check(
+        name,
+        problem.space,
+        problem.objectives,
+        problem.constraints,
+        default=problem.default,
+        baselines=problem.baselines,
+        strategy="auto" if strategy is None else strategy,
+        seed=0 if seed is None else seed,
+        budget=trials,
+        domain_map=problem.domain_map,
+    )
     store = storage if isinstance(storage, Store) else Store(storage)
     record = store.find_study(name)
     if record is None:
-        return Study.create(
-            problem.space,
-            problem.objectives,
-            constraints=problem.constraints,
-            storage=store,
-            name=name,
-            strategy=strategy or "auto",
-            seed=seed or 0,
-            default=problem.default,
-            baselines=problem.baselines,
-            budget=trials,
-            domain=domain,
-            options=options,
-            profile=problem.profile,
-            domain_map=problem.domain_map,
-        )
+        return Study.begin(definition, store, domain=domain, options=options, profile=problem.profile)
     study = Study.load(name, store, space=problem.space, strategy=strategy, domain_map=problem.domain_map)
-    goals = [str(o) for o in parse_objectives(problem.objectives)]
-    limits = [str(OutcomeConstraint.parse(c)) for c in problem.constraints]
     compared = [
         ("the domain", record.domain, domain),
-        ("the objectives", list(record.objectives), goals),
-        ("the outcome constraints", list(record.constraints), limits),
-        ("the seed", record.seed, record.seed if seed is None else seed),
-        ("the default configuration", dict(record.default_config), problem.space.validate(problem.default)),
+        ("the objectives", list(record.objectives), [str(o) for o in definition.goals.objectives]),
+        ("the outcome constraints", list(record.constraints), [str(c) for c in definition.goals.constraints]),
+        ("the seed", record.seed, record.seed if seed is None else definition.seed),
+        ("the default configuration", dict(record.default_config), definition.default),
     ]
-    compared += [(f"the setting {key!r}", record.options.get(key), value) for key, value in (options or {}).items()]
+    compared += [
+        (f"the setting {key!r}", record.options.get(key), value)
+        for key, value in (options or {}).items()
+        if key not in _FOR_PEOPLE
+    ]
     for what, before, now in compared:
         if before != now:
             raise UsageError(
                 f"study {name!r} in {store.url} has {what} {_short(before)}, not {_short(now)}; choose another study name"
+            )
+    if record.profile_id is not None and problem.profile is not None:
+        measured_with = store.profile(record.profile_id)
+        if measured_with.payload != json.loads(json.dumps(problem.profile.payload)):
+            raise UsageError(
+                f"study {name!r} in {store.url} rests on another hardware profile than this search; choose another study name"
             )
     return study
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from autotune.checks import whole
 from autotune.errors import UsageError
 
 _NAME_LENGTH = 255  # what every database can index
@@ -79,13 +80,13 @@ class Measurement:
             measured = returned
         elif isinstance(returned, Mapping):
             measured = cls({str(name): _metric(str(name), value) for name, value in returned.items()})
-        elif isinstance(returned, (int, float, np.integer, np.floating)) and not isinstance(returned, bool):
+        elif (number := _number(returned)) is not None and not isinstance(returned, bool):
             if len(objectives) != 1:
                 raise UsageError(
                     f"the evaluator returned one number, but the study has {len(objectives)} objectives "
                     f"({', '.join(objectives)}); return a mapping with a value for each"
                 )
-            measured = cls({objectives[0]: Metric(float(returned))})
+            measured = cls({objectives[0]: Metric(number)})
         else:
             raise UsageError(
                 f"the evaluator returned {type(returned).__name__}; return a number, a mapping of metric names to "
@@ -107,11 +108,24 @@ class Measurement:
         return {name: metric.value for name, metric in self.metrics.items()}
 
 
+def _number(value: object) -> float | None:
+    """A real number as a float, also a NumPy or torch scalar (an array of no dimensions); None for anything else."""
+    if not isinstance(value, (int, float)) and getattr(value, "shape", None) == () and hasattr(value, "item"):
+        value = value.item()
+    if not isinstance(value, (int, float)):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # an integer beyond what a float holds
+        return math.inf if value > 0 else -math.inf
+
+
 def _metric(name: str, value: object) -> Metric:
     if isinstance(value, Metric):
         return value
-    if isinstance(value, (bool, int, float, np.integer, np.floating)):
-        return Metric(float(value))
+    number = _number(value)
+    if number is not None:
+        return Metric(number)
     raise UsageError(f"metric {name!r} is a {type(value).__name__}; a metric must be a number")
 
 
@@ -135,6 +149,8 @@ class Protocol:
     confidence: float = 0.95
 
     def __post_init__(self) -> None:
+        for name in ("warmup", "min_repeats", "max_repeats"):
+            whole(f"repeats: {name}", getattr(self, name), 0)
         if self.warmup < 0 or self.min_repeats < 1 or self.max_repeats < self.min_repeats:
             raise UsageError(
                 f"repeats: warmup={self.warmup}, min_repeats={self.min_repeats}, max_repeats={self.max_repeats}; "

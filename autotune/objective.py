@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from autotune.checks import texts
 from autotune.errors import UsageError
 
 Direction = Literal["minimize", "maximize"]
@@ -109,14 +110,20 @@ class OutcomeConstraint:
 
 def parse_objectives(given: str | Objective | Iterable[str | Objective]) -> tuple[Objective, ...]:
     """One or many objectives, as text or as objects; at least one, each metric once."""
-    items = [given] if isinstance(given, (str, Objective)) else list(given)
-    objectives = tuple(Objective.parse(item) for item in items)
+    objectives = tuple(Objective.parse(item) for item in texts("objectives", given, Objective))
     names = [o.metric for o in objectives]
     if not objectives:
         raise UsageError("objectives is empty; give at least one, such as 'minimize latency_ms'")
     if len(set(names)) != len(names):
         raise UsageError(f"objectives name a metric twice: {', '.join(names)}")
     return objectives
+
+
+def parse_constraints(
+    given: str | OutcomeConstraint | Iterable[str | OutcomeConstraint],
+) -> tuple[OutcomeConstraint, ...]:
+    """None, one or many outcome constraints, as text or as objects."""
+    return tuple(OutcomeConstraint.parse(item) for item in texts("constraints", given, OutcomeConstraint))
 
 
 def is_feasible(metrics: Mapping[str, float], constraints: Sequence[OutcomeConstraint]) -> bool:

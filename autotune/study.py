@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from autotune.checks import instance, mapping, whole
+from autotune.definition import Definition
 from autotune.errors import SpaceExhaustedError, UsageError
 from autotune.measurement import Failure, Measurement
-from autotune.objective import Objective, OutcomeConstraint, parse_objectives
+from autotune.objective import Objective, OutcomeConstraint
 from autotune.space import Config, SearchSpace
 from autotune.store import Profile, Proposal, Store, StudyRecord, TrialRecord, TrialState
-from autotune.store.models import NAME_LENGTH
 from autotune.store.records import DEFAULT_LABEL
 from autotune.store.rows import digest
 from autotune.store.workers import worker_name
@@ -131,34 +132,47 @@ class Study:
             UsageError: for anything that cannot be used; nothing is written then.
             EmptySpaceError: when no configuration is feasible.
         """
-        goals = parse_objectives(objectives)
-        limits = tuple(OutcomeConstraint.parse(c) for c in constraints)
-        chosen = resolve(strategy)
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-            raise UsageError(f"seed is {seed!r}; give a whole number from 0 to 4294967295")
-        if budget is not None and budget < 1:
-            raise UsageError(f"budget is {budget}; give at least one trial, or None")
-        start = space.default() if default is None else _checked(space, default, "default")
-        named = {_label(name): _checked(space, c, f"baseline {name!r}") for name, c in (baselines or {}).items()}
-        space = space.with_anchors([start])
-        # Built once before anything is written, so that a strategy that cannot handle the task leaves no empty study.
-        chosen(Task(space, goals, limits, start, seed, budget, domain_map))
-        store = storage if isinstance(storage, Store) else Store(storage)
-        record = store.create_study(
-            name=name,
-            domain=domain,
-            space=space.to_dict(),
-            space_hash=space.definition_hash(),
-            objectives=[str(o) for o in goals],
-            constraints=[str(c) for c in limits],
-            default_config=start,
-            strategy=chosen.name,
+        definition = Definition.check(
+            name,
+            space,
+            objectives,
+            constraints,
+            default=default,
+            baselines=baselines,
+            strategy=strategy,
             seed=seed,
-            budget={"trials": budget} if budget else {},
-            options={**(options or {}), "baselines": named},
+            budget=budget,
+            domain_map=domain_map,
+        )
+        store = storage if isinstance(storage, Store) else Store(storage)
+        return cls.begin(definition, store, domain=domain, options=options, profile=profile)
+
+    @classmethod
+    def begin(
+        cls,
+        definition: Definition,
+        store: Store,
+        *,
+        domain: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        profile: Profile | None = None,
+    ) -> Study:
+        """Write a study that was checked before."""
+        record = store.create_study(
+            name=definition.name,
+            domain=domain,
+            space=definition.space.to_dict(),
+            space_hash=definition.space.definition_hash(),
+            objectives=[str(o) for o in definition.goals.objectives],
+            constraints=[str(c) for c in definition.goals.constraints],
+            default_config=definition.default,
+            strategy=definition.strategy.name,
+            seed=definition.seed,
+            budget={"trials": definition.budget} if definition.budget else {},
+            options={**(options or {}), "baselines": definition.baselines},
             profile=profile,
         )
-        return cls(store, record, space, chosen, domain_map)
+        return cls(store, record, definition.space, definition.strategy, definition.domain_map)
 
     @classmethod
     def load(
@@ -179,7 +193,11 @@ class Study:
         Raises:
             UsageError: when there is no such study, or its space is another one.
         """
-        store = storage if isinstance(storage, Store) else Store(storage)
+        if isinstance(storage, Store):
+            store = storage
+        else:
+            Store(storage, read_only=True).close()  # a study that exists is in a database that exists
+            store = Store(storage)
         record = store.load_study(name)
         functions = [c for c in record.space["constraints"] if not isinstance(c, str)]
         if space is None and functions:
@@ -229,9 +247,7 @@ class Study:
         """
         if self._strategy is None:
             raise UsageError(f"study {self.name!r} was opened to look at; use Study.load to go on with it")
-        wanted = 1 if n is None else n
-        if wanted < 1:
-            raise UsageError(f"n is {n}; ask for at least one trial")
+        wanted = 1 if n is None else whole("n", n, 1)
         begun: list[Trial] = []
         if self._alone and not self._open and (wanted == 1 or not self._first):
             begun, _ = self._begin(wanted, up_to)
@@ -306,10 +322,10 @@ class Study:
 
     def _why_nothing(self, up_to: int | None) -> str:
         if up_to is not None and len(self._trials) >= up_to:
-            return f"study {self.name!r} holds {len(self._trials)} trials, the budget of {up_to} is spent"
+            return f"the budget of {up_to} trials is spent"
         size = self.space.size
         among = f" of {size} feasible configurations" if size is not None else ""
-        return f"study {self.name!r} has nothing left to propose after {len(self._trials)} trials{among}"
+        return f"nothing left to propose after {len(self._trials)} trials{among}"
 
     def tell(
         self,
@@ -326,6 +342,7 @@ class Study:
             UsageError: when an objective is missing.
             LeaseLostError: when the trial was told before, or another worker has it by now.
         """
+        instance("trial", trial, Trial, "what `ask` returned")
         result: Measurement | Failure
         if isinstance(outcome, Failure):
             result = outcome
@@ -355,7 +372,7 @@ class Study:
     def report(self, trial: Trial, step: int, values: Mapping[str, float]) -> None:
         """Record intermediate values of a running trial."""
         with self._store_clock:
-            self.store.report(trial.record, step, values)
+            self.store.report(trial.record, whole("step", step, 0), mapping("values", values))
 
     def set_environment(self, fingerprint: str, details: Mapping[str, Any]) -> None:
         """State the machine on which the following trials are measured."""
@@ -467,18 +484,3 @@ class _Clock:
 
     def __exit__(self, *exc: object) -> None:
         self.total += time.perf_counter() - self._entered
-
-
-def _checked(space: SearchSpace, config: Mapping[str, Any], what: str) -> Config:
-    problems = space.explain(dict(config))
-    if problems:
-        raise UsageError(f"the {what} configuration is not feasible: {problems[0]}")
-    return space.validate(dict(config))
-
-
-def _label(name: str) -> str:
-    if name == DEFAULT_LABEL or not 0 < len(name) <= NAME_LENGTH or not name.isprintable():
-        raise UsageError(
-            f"baseline name {name!r} cannot be used; give 1 to {NAME_LENGTH} printable characters other than 'default'"
-        )
-    return name

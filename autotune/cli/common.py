@@ -16,6 +16,7 @@ from rich.text import Text
 
 from autotune.errors import UsageError
 from autotune.objective import unit_of
+from autotune.space import SearchSpace
 from autotune.store.engine import shown_url
 from autotune.text import NOTHING, value_text
 
@@ -109,7 +110,9 @@ def settings(given: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def differences(config: Mapping[str, Any], default: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Parameters with their value in the default and in `config`, in the order of the default's."""
-    names = [*default, *(name for name in config if name not in default)]
+def differences(
+    space: SearchSpace, config: Mapping[str, Any], default: Mapping[str, Any]
+) -> list[tuple[str, str, str]]:
+    """Parameters with their value in the default and in `config`, in the order in which the space declares them."""
+    names = [p.name for p in space.parameters if p.name in default or p.name in config]
     return [(name, value_text(default.get(name, NOTHING)), value_text(config.get(name, NOTHING))) for name in names]

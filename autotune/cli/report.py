@@ -31,7 +31,7 @@ def print_result(result: Result, console: Console) -> None:
         return
     _print_comparison(result, console)
     if result.default is not None and result.best.number != result.default.number:
-        rows = [row for row in differences(result.best.config, result.default.config) if row[1] != row[2]]
+        rows = [row for row in differences(study.space, result.best.config, result.default.config) if row[1] != row[2]]
         console.print()
         console.print(table("what to change", ["parameter", "default", "best"], rows))
         console.print(f"all values: {command_line('best', study.name, storage=study.store.url)}", soft_wrap=True)

@@ -75,7 +75,10 @@ class Store:
             with self._turn, self._writer.begin() as connection:
                 yield connection
         except DATABASE_ERRORS as error:
-            raise StoreError(f"storage {self.url!r} could not be written: {first_line(error)}") from error
+            raise StoreError(
+                f"storage {self.url!r} could not be written: {first_line(error)}; what was told before is kept, so make it "
+                "writable (space, permissions, a running server) and go on with the same command"
+            ) from error
 
     @contextmanager
     def _read(self) -> Iterator[sa.Connection]:

@@ -37,8 +37,10 @@ def resolve(strategy: str | type[Strategy] | BaseSampler) -> type[Strategy]:
     """
     if isinstance(strategy, BaseSampler):
         return OptunaStrategy.wrap(strategy)
-    if isinstance(strategy, type):
+    if isinstance(strategy, type) and issubclass(strategy, Strategy):
         return strategy
+    if not isinstance(strategy, str):
+        raise UsageError(f"strategy is {strategy!r}; give a name, a Strategy class or an Optuna sampler")
     if strategy not in STRATEGIES:
         close = difflib.get_close_matches(strategy, STRATEGIES, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""

@@ -303,9 +303,9 @@ def test_another_evaluator_or_domain_option_needs_another_study(url: str) -> Non
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"trials": 0}, "trials is 0; it must be at least 1"),
-        ({"timeout_s": 0.0}, "timeout_s is 0; it must be above 0"),
-        ({"evaluate": None}, "evaluate is missing"),
+        ({"trials": 0}, "trials is 0; give a whole number of 1 or more"),
+        ({"timeout_s": 0.0}, "timeout_s is 0.0; give a number above 0"),
+        ({"evaluate": None}, "evaluate is None; give a callable"),
         ({"strategy": "magic"}, "strategy 'magic' is unknown"),
         ({"space": "moe-cash", "evaluate": None}, "domain 'moe-cash' is unknown"),
         ({"evaluator": "real"}, "evaluator 'real' is unknown here; this domain has: given"),

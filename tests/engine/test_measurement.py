@@ -197,7 +197,7 @@ def test_a_failure_in_the_middle_is_a_failure() -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"warmup": -1}, "warmup must be at least 0"),
+        ({"warmup": -1}, "give a whole number of 0 or more"),
         ({"min_repeats": 0}, "1 <= min_repeats <= max_repeats"),
         ({"min_repeats": 9, "max_repeats": 8}, "1 <= min_repeats <= max_repeats"),
         ({"confidence": 1.0}, "confidence=1.0; it must lie between 0 and 1"),

@@ -1,0 +1,109 @@
+"""What makes a study, checked before any database is opened: what cannot be used must leave nothing behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from autotune.checks import instance, mapping, whole
+from autotune.errors import UsageError
+from autotune.goals import Goals
+from autotune.objective import Objective, OutcomeConstraint, parse_constraints, parse_objectives
+from autotune.space import Config, SearchSpace
+from autotune.store.models import NAME_LENGTH
+from autotune.store.records import DEFAULT_LABEL
+from autotune.strategies import Strategy, Task, resolve
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A study that could be made. `space` has the default configuration among its anchors."""
+
+    name: str
+    space: SearchSpace
+    goals: Goals
+    default: Config
+    baselines: Mapping[str, Config]
+    strategy: type[Strategy]
+    seed: int
+    budget: int | None
+    domain_map: Any = None
+
+    @classmethod
+    def check(
+        cls,
+        name: str,
+        space: SearchSpace,
+        objectives: str | Objective | Iterable[str | Objective],
+        constraints: str | OutcomeConstraint | Iterable[str | OutcomeConstraint],
+        *,
+        default: Mapping[str, Any] | None,
+        baselines: Mapping[str, Mapping[str, Any]] | None,
+        strategy: str | type[Strategy] | BaseSampler,
+        seed: int,
+        budget: int | None,
+        domain_map: Any = None,
+    ) -> Definition:
+        """Check everything that can be wrong with a study, that its strategy can handle it included.
+
+        Raises:
+            UsageError: for the first thing that cannot be used.
+            EmptySpaceError: when no configuration is feasible.
+        """
+        instance("space", space, SearchSpace, "an autotune.SearchSpace")
+        start = space.default() if default is None else _feasible(space, default, "default")
+        definition = cls(
+            name=_printable("study name", name),
+            space=space.with_anchors([start]),
+            goals=Goals(parse_objectives(objectives), parse_constraints(constraints)),
+            default=start,
+            baselines={
+                _label(label): _feasible(space, config, f"baseline {label!r}")
+                for label, config in mapping("baselines", baselines or {}).items()
+            },
+            strategy=resolve(strategy),
+            seed=whole("seed", seed, 0, 2**32 - 1),
+            budget=None if budget is None else whole("budget", budget, 1),
+            domain_map=domain_map,
+        )
+        definition.strategy(definition.task)
+        return definition
+
+    @property
+    def task(self) -> Task:
+        """What the strategy is given."""
+        return Task(
+            self.space,
+            self.goals.objectives,
+            self.goals.constraints,
+            self.default,
+            self.seed,
+            self.budget,
+            self.domain_map,
+        )
+
+
+def _feasible(space: SearchSpace, config: object, what: str) -> Config:
+    given = dict(mapping(f"the {what} configuration", config))
+    problems = space.explain(given)
+    if problems:
+        raise UsageError(f"the {what} configuration is not feasible: {problems[0]}")
+    return space.validate(given)
+
+
+def _label(name: object) -> str:
+    if name == DEFAULT_LABEL:
+        raise UsageError(f"baseline name {name!r} is the default configuration's; choose another")
+    return _printable("baseline name", name)
+
+
+def _printable(what: str, name: object) -> str:
+    if not isinstance(name, str) or not 0 < len(name) <= NAME_LENGTH or not name.isprintable() or name != name.strip():
+        raise UsageError(
+            f"{what} {name!r} cannot be used; give 1 to {NAME_LENGTH} printable characters without space around"
+        )
+    return name
