@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import shlex
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -92,7 +94,15 @@ def table(
 
 def command_line(*words: str, storage: str) -> str:
     """A command of ours to copy into a shell, on this storage, whose password it does not tell."""
-    return shlex.join(["autotune", *words, "--storage", shown_url(storage)])
+    return shlex.join([*program(), *words, "--storage", shown_url(storage)])
+
+
+def program() -> list[str]:
+    """What starts this program in the user's shell, which finds it by name only where its folder is on the path."""
+    if shutil.which("autotune"):
+        return ["autotune"]
+    called = Path(sys.argv[0])
+    return [str(called)] if called.name == "autotune" else [sys.executable, "-m", "autotune"]
 
 
 def settings(given: Sequence[str]) -> dict[str, str]:

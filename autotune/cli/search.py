@@ -20,6 +20,7 @@ from autotune.cli.common import (
     command_line,
     make_console,
     print_json,
+    program,
     settings,
 )
 from autotune.errors import SearchFailedError, UsageError
@@ -221,7 +222,7 @@ def _run(
             )
     except KeyboardInterrupt:
         # The same command, as a file's study cannot be made from its name, and no study may have been made yet.
-        again = shlex.join(["autotune", *typed])
+        again = shlex.join([*program(), *typed])
         print(f"\nautotune: interrupted; every finished trial is kept. Go on with: {again}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     if json_:
