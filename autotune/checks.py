@@ -42,6 +42,18 @@ def texts(name: str, value: object, also: type[T]) -> list[str | T]:
     return good
 
 
+def is_name(value: object, most: int) -> bool:
+    """Whether this can name something that is stored and shown: 1 to `most` printable characters, no space around."""
+    return isinstance(value, str) and 0 < len(value) <= most and value.isprintable() and value == value.strip()
+
+
+def stored_name(what: str, value: object, most: int) -> str:
+    """A name by `is_name`, or the sentence that says what one is."""
+    if not is_name(value, most):
+        raise UsageError(f"{what} {value!r} cannot be used; give 1 to {most} printable characters without space around")
+    return str(value)
+
+
 def mapping(name: str, value: object) -> Mapping[Any, Any]:
     """A mapping."""
     if not isinstance(value, Mapping):

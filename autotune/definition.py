@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from autotune.checks import instance, mapping, whole
+from autotune.checks import instance, mapping, stored_name, whole
 from autotune.errors import UsageError
 from autotune.goals import Goals
 from autotune.objective import Objective, OutcomeConstraint, parse_constraints, parse_objectives
@@ -57,7 +57,7 @@ class Definition:
         instance("space", space, SearchSpace, "an autotune.SearchSpace")
         start = space.default() if default is None else _feasible(space, default, "default")
         definition = cls(
-            name=_printable("study name", name),
+            name=stored_name("study name", name, NAME_LENGTH),
             space=space.with_anchors([start]),
             goals=Goals(parse_objectives(objectives), parse_constraints(constraints)),
             default=start,
@@ -98,12 +98,4 @@ def _feasible(space: SearchSpace, config: object, what: str) -> Config:
 def _label(name: object) -> str:
     if name == DEFAULT_LABEL:
         raise UsageError(f"baseline name {name!r} is the default configuration's; choose another")
-    return _printable("baseline name", name)
-
-
-def _printable(what: str, name: object) -> str:
-    if not isinstance(name, str) or not 0 < len(name) <= NAME_LENGTH or not name.isprintable() or name != name.strip():
-        raise UsageError(
-            f"{what} {name!r} cannot be used; give 1 to {NAME_LENGTH} printable characters without space around"
-        )
-    return name
+    return stored_name("baseline name", name, NAME_LENGTH)

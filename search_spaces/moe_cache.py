@@ -106,9 +106,10 @@ class MoeCache:
 def _problem(trace: RoutingTrace, costs: Costs, memory: Memory, profile: HardwareProfile, options: Options) -> Problem:
     default = _uniform(trace, costs, memory, "lru")
     evaluator = Profiled(trace, costs)
-    solver = CacheSolver(trace, costs, memory, max_prefetch_depth=_max_depth(options, memory))
+    max_depth = _max_depth(options, memory)
+    solver = CacheSolver(trace, costs, memory, max_prefetch_depth=max_depth)
     return Problem(
-        space=_space(trace, costs, memory, _max_depth(options, memory)),
+        space=_space(trace, costs, memory, max_depth),
         objectives=("minimize token_latency_ms",),
         default=default,
         evaluators={"profiled": evaluator},

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from autotune.checks import is_name
 from autotune.command.template import Template, format_value
 from autotune.errors import UsageError
 from autotune.measurement import Protocol
@@ -169,7 +170,7 @@ def _one_or_many(value: object) -> object:
 
 
 def _study_name(value: str) -> str:
-    if not 0 < len(value) <= NAME_LENGTH or not value.isprintable() or value != value.strip():
+    if not is_name(value, NAME_LENGTH):
         raise ValueError(f"{value!r} cannot name a study; give 1 to {NAME_LENGTH} printable characters")
     return value
 

@@ -21,6 +21,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.pool import StaticPool
 
+from autotune.checks import stored_name
 from autotune.errors import LeaseLostError, StoreError, UsageError
 from autotune.measurement import Failure, FailureKind, Measurement, Metric
 from autotune.store import models as m
@@ -111,10 +112,7 @@ class Store:
         Raises:
             UsageError: when the name is taken, or cannot be a name.
         """
-        if not 0 < len(name) <= m.NAME_LENGTH or not name.isprintable() or name != name.strip():
-            raise UsageError(
-                f"study name {name!r} cannot be used; give 1 to {m.NAME_LENGTH} printable characters without space around"
-            )
+        stored_name("study name", name, m.NAME_LENGTH)
         now = utc_now()
         with self._write() as connection:
             profile_id = _save_profile(connection, profile) if profile else None
