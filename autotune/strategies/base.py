@@ -9,13 +9,37 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict
 
 from autotune.errors import UsageError
 from autotune.goals import Goals
 from autotune.measurement import FailureKind
 from autotune.objective import Objective, OutcomeConstraint
+from autotune.predictors import Predictor
 from autotune.space import Config, SearchSpace
 from autotune.store.records import TrialRecord, TrialState
+
+
+class Settings(BaseModel):
+    """What a user may set of a strategy; a strategy that has settings derives its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class Source:
+    """An earlier study that a search may learn from: the same problem on another GPU, or of another model.
+
+    Attributes:
+        space: its own; parameters correspond by name, and values where both spaces have them.
+        objectives: its own; only metrics that this study optimises too say anything.
+        trials: the finished ones.
+    """
+
+    name: str
+    space: SearchSpace
+    objectives: tuple[Objective, ...]
+    trials: tuple[TrialRecord, ...]
 
 
 @dataclass(frozen=True)
@@ -26,6 +50,11 @@ class Task:
         default: the configuration that people use today; always trial 0.
         budget: trials that the search is expected to spend, None where it is open-ended.
         domain_map: what the domain gives to the strategy `fixed-point`, None where it gives nothing.
+        settings: of the strategy; its defaults where None.
+        predictor: a cheap model of the metrics, to be trusted as far as measurements bear it out.
+        sources: earlier studies to learn from.
+        fidelities: names of the evaluators from the cheapest to the one whose results count; empty where there is one.
+        costs: relative cost of an evaluation by fidelity, where it is known beforehand; else it is what trials took.
     """
 
     space: SearchSpace
@@ -35,6 +64,11 @@ class Task:
     seed: int
     budget: int | None = None
     domain_map: Any = None
+    settings: Settings | None = None
+    predictor: Predictor | None = None
+    sources: tuple[Source, ...] = ()
+    fidelities: tuple[str, ...] = ()
+    costs: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def goals(self) -> Goals:
@@ -106,11 +140,18 @@ class History:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A proposed configuration; `proposer` says who in a portfolio had the idea, `notes` why."""
+    """A proposed configuration; `proposer` says who in a portfolio had the idea, `notes` why.
+
+    Attributes:
+        fidelity: the evaluator to use, of the task's `fidelities`; None for the one whose results count.
+        replicate: whether to measure again a configuration that was measured at that fidelity before.
+    """
 
     config: Config
     proposer: str
     notes: Mapping[str, Any] = field(default_factory=dict)
+    fidelity: str | None = None
+    replicate: bool = False
 
 
 @dataclass(frozen=True)
