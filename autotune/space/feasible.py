@@ -192,6 +192,15 @@ class FeasibleTable:
         grids = self._grids
         return self._system.config([None if j < 0 else grids[d][j] for d, j in enumerate(self.indices[i].tolist())])
 
+    def encoded(self, places: npt.NDArray[np.intp] | None = None) -> npt.NDArray[np.float64]:
+        """What `SearchSpace.encode` gives for all configurations, or for those at some places; shape ``(n, d)``."""
+        indices = self.indices if places is None else self.indices[places]
+        units = np.empty(indices.shape)
+        for d, dim in enumerate(self._system.dims):
+            # Inactive is -1, which picks the NaN at the end.
+            units[:, d] = np.append(dim.to_unit(dim.grid()), np.nan)[indices[:, d]]
+        return units
+
     def index_of(self, config: Config) -> int:
         """The place of a configuration.
 

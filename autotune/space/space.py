@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from autotune.errors import UsageError
 from autotune.space.canonical import Canonical
@@ -207,11 +208,7 @@ class SearchSpace:
 
         `Float` and `Int` by value on their declared scale, others by ``index / (n - 1)``.
         """
-        rows = self._matrix(configs)
-        encoded = np.empty(rows.shape)
-        for dim in self.dims:
-            encoded[:, dim.position] = dim.to_unit(rows[:, dim.position])
-        return encoded
+        return self._encoded(self._matrix(configs))
 
     def decode(self, row: Floats) -> Config:
         """The configuration nearest to an encoded row of shape ``(d,)``, not necessarily feasible.
@@ -223,6 +220,32 @@ class SearchSpace:
             raise UsageError(f"the encoded row has the shape {row.shape}; expected ({len(self.dims)},)")
         codes = np.array([float(dim.from_unit(row[dim.position])) for dim in self.dims])
         return self._system.config(self._system.settle(codes[None])[0])
+
+    def sample_encoded(self, n: int, rng: np.random.Generator) -> Floats:
+        """`sample` in the encoding: shape ``(n, d)``, fewer rows where there are not that many."""
+        return self._encoded(self._sampler.sample(n, rng))
+
+    def snap(self, units: Floats) -> tuple[Floats, npt.NDArray[np.bool_]]:
+        """The admissible encoded rows nearest to any numbers of shape ``(n, d)``, and which of them are feasible.
+
+        Values go to their nearest in the domain, conditions decide what is active; constraints are checked, not repaired.
+        """
+        codes = np.empty(np.shape(units))
+        for dim in self.dims:
+            codes[:, dim.position] = dim.from_unit(units[:, dim.position])
+        rows = self._system.settle(codes)
+        return self._encoded(rows), self._system.feasible(rows)
+
+    def around(self, units: Floats, limit: int, rng: np.random.Generator) -> Floats:
+        """`neighbours` in the encoding: of one feasible row of shape ``(d,)``, shape ``(n, d)`` with n up to `limit`."""
+        codes = np.array([float(dim.from_unit(units[dim.position])) for dim in self.dims])
+        return self._encoded(neighbours(self._feasible, codes, limit, rng))
+
+    def _encoded(self, rows: Rows) -> Floats:
+        encoded = np.empty(rows.shape)
+        for dim in self.dims:
+            encoded[:, dim.position] = dim.to_unit(rows[:, dim.position])
+        return encoded
 
     def distance(self, a: Config, b: Config) -> float:
         """Euclidean distance of encoded configurations; unequal categories, and active beside inactive, count 1."""

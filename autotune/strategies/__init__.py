@@ -9,6 +9,7 @@ from optuna.samplers import BaseSampler
 from autotune.errors import UsageError
 from autotune.strategies.auto import Auto
 from autotune.strategies.base import Capabilities, History, Strategy, Suggestion, Task
+from autotune.strategies.bo import BayesianOptimisation
 from autotune.strategies.exhaustive import Exhaustive
 from autotune.strategies.fixed_point import FixedPoint, FixedPointMap
 from autotune.strategies.local import LocalSearch
@@ -25,7 +26,7 @@ __all__ = [
     "resolve",
 ]
 
-_ALL: tuple[type[Strategy], ...] = (Auto, Exhaustive, FixedPoint, LocalSearch, *OPTUNA_STRATEGIES)
+_ALL: tuple[type[Strategy], ...] = (Auto, BayesianOptimisation, Exhaustive, FixedPoint, LocalSearch, *OPTUNA_STRATEGIES)
 STRATEGIES: dict[str, type[Strategy]] = {strategy.name: strategy for strategy in _ALL}
 
 

@@ -1,0 +1,5 @@
+"""The Bayesian engine: what is believed of a space, what a candidate promises, and which one is proposed."""
+
+from autotune.strategies.bo.strategy import BayesianOptimisation, BayesianSettings
+
+__all__ = ["BayesianOptimisation", "BayesianSettings"]

@@ -1,0 +1,112 @@
+"""What a history says, as matrices: one row per configuration, repeats merged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from autotune.space import SearchSpace
+from autotune.store.records import TrialRecord
+from autotune.strategies.base import History
+
+Floats = npt.NDArray[np.float64]
+
+_Z95 = 1.96  # half-widths are of 95 % intervals
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """One metric of every measured configuration: to be minimised, shape ``(n,)``, with the variance of its noise or 0."""
+
+    values: Floats
+    variance: Floats
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything known when a proposal is made.
+
+    Attributes:
+        measured: encoded configurations that completed, shape ``(n, d)``, in the order of their first trial.
+        objectives: one for each objective, as losses.
+        constraints: one for each outcome constraint, signed so that small is good; NaN where the metric is lacking.
+        limits: what each of those may reach.
+        feasible: which of `measured` keep every outcome constraint, shape ``(n,)``.
+        failed: encoded configurations that failed and never completed, shape ``(k, d)``.
+        pending: encoded configurations under way, shape ``(p, d)``.
+        hashes: of `measured`, in order.
+    """
+
+    measured: Floats
+    objectives: tuple[Metrics, ...]
+    constraints: tuple[Metrics, ...]
+    limits: tuple[float, ...]
+    feasible: npt.NDArray[np.bool_]
+    failed: Floats
+    pending: Floats
+    hashes: tuple[str, ...]
+
+    @property
+    def incumbent(self) -> int | None:
+        """The place of the best feasible configuration by the first objective, the first of equal ones."""
+        if not self.feasible.any():
+            return None
+        return int(np.argmin(np.where(self.feasible, self.objectives[0].values, np.inf)))
+
+
+class Reader:
+    """Reads histories of one space; keeps the encoding of what it has seen."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self._space = space
+        self._rows: dict[str, Floats] = {}
+
+    def read(self, history: History) -> Evidence:
+        """What the history says."""
+        goals = history.task.goals
+        usable = [t for t in history.completed if goals.is_usable(t)]
+        merged: dict[str, list[TrialRecord]] = {}
+        for trial in usable:
+            merged.setdefault(trial.config_hash, []).append(trial)
+        broken = [t for t in (*history.failed, *history.completed) if t.config_hash not in merged]
+        groups = list(merged.values())
+        objectives = tuple(_metric(groups, o.metric, o.sign) for o in goals.objectives)
+        signs = [1.0 if c.operator == "<=" else -1.0 for c in goals.constraints]
+        limits = tuple(sign * c.bound for c, sign in zip(goals.constraints, signs, strict=True))
+        constraints = tuple(_metric(groups, c.metric, s) for c, s in zip(goals.constraints, signs, strict=True))
+        feasible = np.ones(len(groups), dtype=bool)
+        for metric, limit in zip(constraints, limits, strict=True):
+            feasible &= metric.values <= limit  # a metric that is lacking breaks its limit
+        return Evidence(
+            self._encode(group[0] for group in groups),
+            objectives,
+            constraints,
+            limits,
+            feasible,
+            self._encode({t.config_hash: t for t in broken}.values()),
+            self._encode({t.config_hash: t for t in history.pending if t.config_hash not in merged}.values()),
+            tuple(merged),
+        )
+
+    def _encode(self, trials: Iterable[TrialRecord]) -> Floats:
+        wanted = list(trials)
+        new = {t.config_hash: t for t in wanted if t.config_hash not in self._rows}
+        for name, row in zip(new, self._space.encode([dict(t.config) for t in new.values()]), strict=True):
+            self._rows[name] = row
+        return np.array([self._rows[t.config_hash] for t in wanted]).reshape(len(wanted), len(self._space.dims))
+
+
+def _metric(groups: list[list[TrialRecord]], name: str, sign: float) -> Metrics:
+    """Means over repeats; the variance of a mean from half-widths, where every repeat has one."""
+    values, variance = np.full(len(groups), np.nan), np.zeros(len(groups))
+    for i, trials in enumerate(groups):
+        found = [t.metrics[name] for t in trials if name in t.metrics]
+        if found:
+            values[i] = sign * float(np.mean([m.value for m in found]))
+            widths = [m.half_width for m in found]
+            if all(w is not None for w in widths):
+                variance[i] = sum((w / _Z95) ** 2 for w in widths if w is not None) / len(widths) ** 2
+    return Metrics(values, variance)

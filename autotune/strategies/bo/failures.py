@@ -1,0 +1,81 @@
+"""Which configurations fail: learned from those that did and those that did not.
+
+Trees see a limit on memory as what it is, a step along a product of knobs; a Gaussian process on the labels (least-squares
+classification, Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, section 6.5) sees that failures lie
+together. They are stacked like the surrogates of a metric.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtr
+
+from autotune.strategies.bo.gp import FitError, GaussianProcess, fit
+from autotune.strategies.bo.surrogate import MODEL_POINTS, Points, Shape, stack
+from autotune.strategies.bo.trees import TREES, TreeEnsemble
+
+Floats = npt.NDArray[np.float64]
+
+_LEAST = 1e-3  # probability: nothing is certain after so few trials
+_PRIOR = 1.0  # trees' worth of the base rate
+
+
+class FailureModel:
+    """The probability that a configuration completes.
+
+    Args:
+        completed, failed: points of either kind, at least one of each.
+        shape: of the features.
+        seed: of the trees.
+    """
+
+    def __init__(self, completed: Points, failed: Points, shape: Shape, seed: int) -> None:
+        label = np.concatenate([np.ones(len(completed)), np.zeros(len(failed))])
+        # The latest of either kind tell most; what is far back has been built upon already.
+        half = MODEL_POINTS // 2
+        keep = np.concatenate(
+            [
+                np.arange(len(completed))[-(MODEL_POINTS - min(len(failed), half)) :],
+                len(completed) + np.arange(len(failed))[-(MODEL_POINTS - min(len(completed), half)) :],
+            ]
+        )
+        label = label[keep]
+        points = Points(
+            np.concatenate([completed.features, failed.features])[keep],
+            np.concatenate([completed.interactions, failed.interactions])[keep],
+            np.zeros((len(keep), 0)),
+        )
+        self._rate = float(label.mean())
+        self._trees = TreeEnsemble(points.for_trees(), label, seed)
+        self._gp: GaussianProcess | None = None
+        target = 2.0 * label - 1.0
+        try:
+            learned, _ = fit(points.features, target, shape.groups, dims=shape.dims)
+            self._gp = GaussianProcess(points.features, target, shape.groups, learned)
+        except FitError:
+            self._gp = None  # the trees are the lower rung
+        members = [self._smooth(self._trees.leave_one_out[0])]
+        if self._gp is not None:
+            members.append(_probit(*self._gp.leave_one_out))
+        right = [np.where(label > 0.5, p, 1.0 - p) for p in members]
+        self._weights = stack(np.log(np.array(right)))
+
+    def log_success(self, points: Points) -> Floats:
+        """Logarithm of the probability of completing, shape ``(m,)``."""
+        bare = Points(points.features, points.interactions, np.zeros((len(points), 0)))
+        probability = self._weights[0] * self._smooth(self._trees.predict(bare.for_trees())[0])
+        if self._gp is not None:
+            probability = probability + self._weights[1] * _probit(*self._gp.predict(bare.features))
+        log: Floats = np.log(np.clip(probability, _LEAST, 1.0))
+        return log
+
+    def _smooth(self, share: Floats) -> Floats:
+        smoothed: Floats = np.clip((share * TREES + _PRIOR * self._rate) / (TREES + _PRIOR), _LEAST, 1.0 - _LEAST)
+        return smoothed
+
+
+def _probit(mean: Floats, variance: Floats) -> Floats:
+    """P(latent > 0) of a target that is 1 or -1."""
+    probability: Floats = np.clip(ndtr(mean / np.sqrt(np.maximum(variance, 1e-12))), _LEAST, 1.0 - _LEAST)
+    return probability

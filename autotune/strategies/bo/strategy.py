@@ -1,0 +1,176 @@
+"""Bayesian optimisation over feasible sets: what is believed, what it promises, and the proposal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from autotune.strategies.base import Capabilities, History, Settings, Strategy, Suggestion, Task
+from autotune.strategies.bo.acquisition import log_expected_improvement, log_probability_below
+from autotune.strategies.bo.candidates import Candidates, Pool, Score, pool_of
+from autotune.strategies.bo.evidence import Evidence, Metrics, Reader
+from autotune.strategies.bo.failures import FailureModel
+from autotune.strategies.bo.features import FeatureMap
+from autotune.strategies.bo.guides import Guides
+from autotune.strategies.bo.surrogate import Points, Shape, Surrogate
+
+Floats = npt.NDArray[np.float64]
+
+INITIAL = 8  # configurations before models are asked, the default and baselines among them
+_MAXIMIN = 512  # random configurations that the initial design is chosen from
+_CENTRES = 5  # of local search
+_COARSE = 2_500_000  # candidates times points that are scored exactly in one go
+_SHORTLIST = 1_500  # candidates that are scored exactly where all would take too long
+
+
+class BayesianSettings(Settings):
+    """Settings of `bo`."""
+
+
+class BayesianOptimisation(Strategy):
+    """Gaussian process and trees, log expected improvement, learned failures; see docs/strategies.md."""
+
+    name: ClassVar[str] = "bo"
+    summary: ClassVar[str] = "Bayesian optimisation: Gaussian process and trees, scored over the feasible set"
+    capabilities: ClassVar[Capabilities] = Capabilities(several_objectives=False)
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self._reader = Reader(task.space)
+        self._features = FeatureMap(task.space)
+        self._shape = Shape(self._features.groups, self._features.dims)
+
+    @cached_property
+    def _pool(self) -> Pool:
+        # Made when it is first needed: a strategy is also made to see whether it fits a task.
+        return pool_of(self.task.space, self._features, Guides(), self.task.seed)
+
+    def propose(self, history: History, n: int) -> Sequence[Suggestion]:
+        evidence = self._reader.read(history)
+        taken = np.concatenate([evidence.measured, evidence.failed, evidence.pending])
+        found: list[Suggestion] = []
+        chosen: list[Floats] = []
+        while len(found) < n:
+            rng = history.rng(salt=len(found))
+            used = np.concatenate([taken, np.array(chosen).reshape(-1, taken.shape[1])])
+            under_way = np.concatenate([evidence.pending, np.array(chosen).reshape(-1, taken.shape[1])])
+            if len(used) < INITIAL or not len(evidence.measured):
+                units, notes = self._spread_out(evidence, used, rng)
+            else:
+                units, notes = self._promising(evidence, used, under_way, rng)
+            if units is None:
+                break
+            chosen.append(units)
+            found.append(self.suggestion(self._pool.config(units), **notes))
+        return found
+
+    # Before there is anything to learn from
+
+    def _spread_out(
+        self, evidence: Evidence, used: Floats, rng: np.random.Generator
+    ) -> tuple[Floats | None, dict[str, Any]]:
+        """The candidate furthest from everything proposed so far, among random ones that are likely to complete."""
+        known = self._features(used)
+
+        def score(candidates: Candidates) -> Floats:
+            features = candidates.points.features
+            some = rng.permutation(len(features))[:_MAXIMIN]
+            gap = np.full(len(features), -np.inf)
+            squared = ((features[some][:, None] - known[None]) ** 2).sum(axis=2)
+            gap[some] = squared.min(axis=1) if len(known) else rng.random(len(some))
+            return gap
+
+        best = self._pool.best(score, 1, used, used[:0], rng)
+        return (best.units[0], {"why": "initial design"}) if len(best) else (None, {})
+
+    # The proposal
+
+    def _promising(
+        self, evidence: Evidence, used: Floats, under_way: Floats, rng: np.random.Generator
+    ) -> tuple[Floats | None, dict[str, Any]]:
+        seed = int(rng.integers(2**31))
+        measured = self._pool.points(evidence.measured)
+        pending = self._pool.points(under_way)
+        objective = evidence.objectives[0]
+        surrogate = self._believed(measured, objective, pending, seed)
+        limits = [
+            (self._believed(*_known(measured, metric), pending, seed), limit)
+            for metric, limit in zip(evidence.constraints, evidence.limits, strict=True)
+            if np.isfinite(metric.values).sum() >= 2
+        ]
+        failures = None
+        if len(evidence.failed):
+            failures = FailureModel(measured, self._pool.points(evidence.failed), self._shape, seed)
+        incumbent = evidence.incumbent
+        best = None if incumbent is None else float(objective.values[incumbent])
+        score = self._scorer(surrogate, limits, failures, best)
+        order = np.argsort(np.where(evidence.feasible, objective.values, np.inf), kind="stable")
+        found = self._pool.best(score, 1, used, evidence.measured[order[:_CENTRES]], rng)
+        if not len(found):
+            return None, {}
+        notes: dict[str, Any] = {
+            "weights": {name: round(weight, 3) for name, weight in surrogate.weights.items()},
+            "warp": f"{surrogate.warp.kind} {surrogate.warp.power:g}",
+        }
+        if surrogate.ladder:
+            notes["fallback"] = surrogate.ladder
+        if best is not None:
+            gain = math.exp(
+                float(log_expected_improvement(surrogate.predict(found.points), _warped(surrogate, best))[0])
+            )
+            gain /= math.exp(float(surrogate.warp.log_slope(best)))
+            notes["expected_gain"] = gain / abs(best) if best else gain
+        return found.units[0], notes
+
+    def _believed(self, points: Points, metric: Metrics, pending: Points, seed: int) -> Surrogate:
+        """Models of a metric; what is under way counts as if it had given what is expected of it."""
+        noise = metric.variance if metric.variance.any() else None
+        surrogate = Surrogate(points, metric.values, self._shape, seed, noise)
+        if not len(pending):
+            return surrogate
+        expected = surrogate.warp.backward(surrogate.predict(pending).mean)
+        joined = Points(
+            np.concatenate([points.features, pending.features]),
+            np.concatenate([points.interactions, pending.interactions]),
+            np.concatenate([points.guides, pending.guides]),
+        )
+        values = np.concatenate([metric.values, np.clip(expected, metric.values.min(), metric.values.max())])
+        variance = np.concatenate([metric.variance, np.zeros(len(pending))])
+        return Surrogate(joined, values, self._shape, seed, variance if noise is not None else None)
+
+    def _scorer(
+        self,
+        surrogate: Surrogate,
+        limits: Sequence[tuple[Surrogate, float]],
+        failures: FailureModel | None,
+        best: float | None,
+    ) -> Score:
+        """Log expected improvement of what completes within the limits; without an incumbent, how likely that is."""
+
+        def score(candidates: Candidates) -> Floats:
+            total = np.zeros(len(candidates))
+            for model, limit in limits:
+                total += log_probability_below(model.predict(candidates.points), _warped(model, limit))
+            if failures is not None:
+                total += failures.log_success(candidates.points)
+            if best is not None:
+                belief = surrogate.predict(candidates.points)
+                total += log_expected_improvement(belief, _warped(surrogate, best))
+            return total
+
+        return score
+
+
+def _known(points: Points, metric: Metrics) -> tuple[Points, Metrics]:
+    """Without the points at which the metric is lacking."""
+    there = np.flatnonzero(np.isfinite(metric.values))
+    return points.take(there), Metrics(metric.values[there], metric.variance[there])
+
+
+def _warped(surrogate: Surrogate, value: float) -> float:
+    return float(surrogate.warp.forward(value))

@@ -1,0 +1,250 @@
+"""What is believed of one metric: a Gaussian process and trees, each with the say that its leave-one-out predictions earn.
+
+The two are stacked (Yao, Vehtari, Simpson and Gelman, Using Stacking to Average Bayesian Predictive Distributions, Bayesian
+Analysis 13, 2018): weights maximise the log score of the mixture on points that were left out. A weight of 1 for the likelier
+model, which a product of likelihoods nearly always gives, would throw away what only the other one sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from autotune.strategies.bo.gp import FitError, GaussianProcess, Hyperparameters, fit
+from autotune.strategies.bo.trees import TreeEnsemble
+from autotune.strategies.bo.warp import Warp, candidates
+
+Floats = npt.NDArray[np.float64]
+
+FIT_POINTS = 200  # that hyperparameters are learned from; what they say changes little beyond it
+MODEL_POINTS = 500  # that a model holds; keeps the cost of a proposal bounded
+_WARP_FROM = 6
+_STEPS = 30  # of the expectation maximisation of weights
+_PRIOR = 2.0  # observations' worth of belief that both models are as good
+
+
+@dataclass(frozen=True)
+class Points:
+    """Rows of the same things, n of them.
+
+    Attributes:
+        features: shape ``(n, f)``, for the Gaussian process.
+        interactions: shape ``(n, g)``, further columns for trees.
+        guides: shape ``(n, k)``, cheap predictions of the metric; none where k is 0.
+    """
+
+    features: Floats
+    interactions: Floats
+    guides: Floats
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def take(self, places: npt.NDArray[np.intp]) -> Points:
+        return Points(self.features[places], self.interactions[places], self.guides[places])
+
+    def for_trees(self) -> Floats:
+        return np.concatenate([self.features, self.interactions, self.guides], axis=1)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a Gaussian process must know of the features: the length scale of each, and how many dimensions there are."""
+
+    groups: npt.NDArray[np.intp]
+    dims: int
+
+
+@dataclass(frozen=True)
+class Component:
+    """What one model says of some points, warped: means and variances ``(m,)``, and its weight in the mixture."""
+
+    mean: Floats
+    variance: Floats
+    weight: float
+
+
+@dataclass(frozen=True)
+class Belief:
+    """A mixture over some points, in warped units; a loss becomes comparable by `warp`."""
+
+    components: tuple[Component, ...]
+    warp: Warp
+
+    @property
+    def mean(self) -> Floats:
+        total: Floats = sum((c.weight * c.mean for c in self.components), np.zeros(1))
+        return total
+
+    @property
+    def variance(self) -> Floats:
+        """Of the mixture, by the law of total variance."""
+        second: Floats = sum((c.weight * (c.variance + c.mean**2) for c in self.components), np.zeros(1))
+        return np.maximum(second - self.mean**2, 1e-18)
+
+
+class Surrogate:
+    """Models of one metric, fitted to losses.
+
+    Args:
+        points: what was measured.
+        losses: to be minimised, finite, shape ``(n,)``.
+        shape: of the features.
+        seed: of the trees.
+        variance: of the measurement noise where it is known, in units of the losses squared, 0 elsewhere; shape ``(n,)``.
+        members: which models, of `gp` and `trees`.
+
+    Attributes:
+        weights: by model, in the mixture.
+        ladder: what was given up on the way, for people; empty when everything could be fitted.
+    """
+
+    def __init__(
+        self,
+        points: Points,
+        losses: Floats,
+        shape: Shape,
+        seed: int,
+        variance: Floats | None = None,
+        members: Sequence[str] = ("gp", "trees"),
+    ) -> None:
+        self.ladder: list[str] = []
+        self.warp = choose_warp(points, losses, shape)
+        y = self.warp.forward(losses)
+        noise = None if variance is None else variance * np.exp(2.0 * self.warp.log_slope(losses))
+        kept = most_telling(y, MODEL_POINTS)
+        self._points, self._y = points.take(kept), y[kept]
+        self._noise = None if noise is None else noise[kept]
+        self._gp = self._fitted(shape) if "gp" in members or len(kept) < 2 else None
+        trees = len(kept) >= 2 and ("trees" in members or self._gp is None)
+        self._trees = TreeEnsemble(self._points.for_trees(), self._y, seed) if trees else None
+        self._weigh()
+
+    def _fitted(self, shape: Shape) -> GaussianProcess | None:
+        some = most_telling(self._y, FIT_POINTS)
+        fitted = self._points.take(some)
+        noise = None if self._noise is None else self._noise[some]
+        try:
+            learned, _ = fit(fitted.features, self._y[some], shape.groups, fitted.guides, noise, shape.dims)
+            return self._posterior(shape, learned)
+        except FitError as error:
+            self.ladder.append(f"gp: {error}")
+        try:  # one length scale for all, and noise enough to factorise anything
+            common = Shape(np.zeros_like(shape.groups), shape.dims)
+            learned = Hyperparameters(
+                np.zeros(min(1, len(shape.groups))), -2.0, np.full(self._points.guides.shape[1], -12.0)
+            )
+            return self._posterior(common, learned)
+        except FitError as error:
+            self.ladder.append(f"simpler gp: {error}")
+            return None
+
+    def _posterior(self, shape: Shape, learned: Hyperparameters) -> GaussianProcess:
+        points = self._points
+        return GaussianProcess(points.features, self._y, shape.groups, learned, points.guides, self._noise)
+
+    def _weigh(self) -> None:
+        names, scores = list[str](), list[Floats]()
+        for name, model in (("gp", self._gp), ("trees", self._trees)):
+            if model is not None:
+                names.append(name)
+                scores.append(_log_density(self._y, *model.leave_one_out))
+        self.weights = dict(zip(names, stack(np.array(scores)).tolist(), strict=True))
+
+    def leave_one_out(self) -> tuple[Floats, Floats]:
+        """Mean of each measured point when it is left out, and what was measured there; both warped, shapes ``(n,)``."""
+        models = {"gp": self._gp, "trees": self._trees}
+        mean = np.zeros(len(self._y))
+        for name, weight in self.weights.items():
+            model = models[name]
+            assert model is not None
+            mean += weight * model.leave_one_out[0]
+        return mean, self._y
+
+    def predict(self, points: Points) -> Belief:
+        """What is believed of other points."""
+        found = []
+        if self._gp is not None:
+            found.append(Component(*self._gp.predict(points.features, points.guides), self.weights["gp"]))
+        if self._trees is not None:
+            found.append(Component(*self._trees.predict(points.for_trees()), self.weights["trees"]))
+        return Belief(tuple(found), self.warp)
+
+
+def choose_warp(points: Points, losses: Floats, shape: Shape) -> Warp:
+    """The member of the family under which a Gaussian process finds the losses likeliest.
+
+    Looked at anew whenever the number of points has doubled, on the first so many: it depends on the history alone, and
+    most proposals cost no further fits.
+    """
+    family = candidates(losses)
+    n = _WARP_FROM
+    if len(losses) < n or float(losses.max()) - float(losses.min()) <= 0.0:
+        return family[0]
+    while 2 * n <= len(losses):
+        n *= 2
+    n = min(n, FIT_POINTS)
+    first = candidates(losses[:n])
+    if len(first) != len(family):  # a sign has turned up that the first points had not
+        first = candidates(losses)
+    best, best_score = family[0], -np.inf
+    features = np.ascontiguousarray(points.features[:n])
+    for place, warp in enumerate(first):
+        score = _warped_likelihood(
+            features.tobytes(), losses[:n].tobytes(), shape.groups.tobytes(), features.shape[1], shape.dims, warp
+        )
+        if score > best_score:
+            best, best_score = family[place], score
+    return best
+
+
+@lru_cache(maxsize=256)
+def _warped_likelihood(features: bytes, losses: bytes, groups: bytes, columns: int, dims: int, warp: Warp) -> float:
+    y = np.frombuffer(losses)
+    x = np.frombuffer(features).reshape(len(y), columns)
+    warped = warp.forward(y)
+    try:
+        _, likelihood = fit(x, warped, np.frombuffer(groups, dtype=np.intp), dims=dims)
+    except FitError:
+        return -np.inf
+    return likelihood + float(warp.log_slope(y).sum())
+
+
+def most_telling(y: Floats, limit: int) -> npt.NDArray[np.intp]:
+    """Places of at most `limit` targets: the best half, and of the others as many at even steps of rank; ascending."""
+    if len(y) <= limit:
+        return np.arange(len(y))
+    order = np.argsort(y, kind="stable")
+    best = limit // 2
+    rest = order[best:]
+    steps = np.linspace(0, len(rest) - 1, limit - best).round().astype(np.intp)
+    return np.sort(np.concatenate([order[:best], rest[steps]]))
+
+
+def stack(scores: Floats) -> Floats:
+    """Weights of models that maximise the log score of their mixture, with a Dirichlet prior; by expectation maximisation.
+
+    Args:
+        scores: log density of each left-out point by model, shape ``(models, n)``.
+
+    Returns:
+        Shape ``(models,)``, summing to 1.
+    """
+    models, n = scores.shape
+    weights = np.full(models, 1.0 / models)
+    density = np.exp(scores - scores.max(axis=0))
+    for _ in range(_STEPS):
+        share = weights[:, None] * density
+        share /= share.sum(axis=0)
+        weights = (share.sum(axis=1) + _PRIOR) / (n + models * _PRIOR)
+    return weights
+
+
+def _log_density(y: Floats, mean: Floats, variance: Floats) -> Floats:
+    variance = np.maximum(variance, 1e-18)
+    density: Floats = -0.5 * (np.log(2.0 * np.pi * variance) + (y - mean) ** 2 / variance)
+    return density
