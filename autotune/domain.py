@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from autotune.errors import UsageError
 from autotune.objective import Objective, OutcomeConstraint, parse_constraints, parse_objectives
-from autotune.predictors import Predictor
+from autotune.predictors import PredictorLike
 from autotune.space import Config, SearchSpace
 from autotune.store.records import Profile
 
@@ -49,7 +49,7 @@ class Problem:
     metrics: tuple[str, ...] = ()
     baselines: Mapping[str, Config] = field(default_factory=dict)
     domain_map: Any = None
-    predictor: Predictor | None = None
+    predictor: PredictorLike | None = None
     profile: Profile | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     highlights: tuple[str, ...] = ()

@@ -183,8 +183,8 @@ def _command_request(path: Path, command: list[str], study: str | None, override
         "constraints": spec.outcome_constraints,
         "default": spec.default_config(space),
         "trials": spec.trials,
-        "strategy": spec.strategy,
-        "seed": spec.seed,
+        # What the file leaves open stays as it was where a study is gone on with.
+        **{name: getattr(spec, name) for name in ("strategy", "seed") if name in spec.model_fields_set},
     }
     names = [o.metric for o in parse_objectives(spec.objectives)]
     name = study if study is not None else spec.name or path.stem
