@@ -24,10 +24,11 @@ from autotune.execution import InProcess, Isolated
 from autotune.loop import Progress, search, search_iter
 from autotune.measurement import Failure, FailureKind, Measurement, Metric, Protocol
 from autotune.objective import Objective, OutcomeConstraint
+from autotune.predictors import Predictor, PredictorWarning
 from autotune.result import Result
 from autotune.space import Bool, Categorical, Constraint, Float, Int, Ordinal, SearchSpace
 from autotune.store import Store
-from autotune.strategies import STRATEGIES, FixedPointMap, History, Strategy, Suggestion, Task
+from autotune.strategies import STRATEGIES, FixedPointMap, History, Settings, Source, Strategy, Suggestion, Task
 from autotune.study import Study, Trial
 
 __version__ = "0.1.0"
@@ -54,12 +55,16 @@ __all__ = [
     "Objective",
     "Ordinal",
     "OutcomeConstraint",
+    "Predictor",
+    "PredictorWarning",
     "Problem",
     "Progress",
     "Protocol",
     "Result",
     "SearchFailedError",
     "SearchSpace",
+    "Settings",
+    "Source",
     "SpaceExhaustedError",
     "Store",
     "StoreError",

@@ -7,16 +7,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from autotune.checks import instance, mapping, stored_name, whole
+from autotune.equipment import Equipment
 from autotune.errors import UsageError
 from autotune.goals import Goals
 from autotune.objective import Objective, OutcomeConstraint, parse_constraints, parse_objectives
 from autotune.space import Config, SearchSpace
 from autotune.store.models import NAME_LENGTH
 from autotune.store.records import DEFAULT_LABEL
-from autotune.strategies import Strategy, Task, resolve
+from autotune.strategies import Source, Strategy, Task, resolve
+from autotune.transfer import Transfer
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
+
+    from autotune.predictors import PredictorLike
+
+
+_SHOWN = 6  # names, before a sentence gets too long
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class Definition:
     strategy: type[Strategy]
     seed: int
     budget: int | None
-    domain_map: Any = None
+    equipment: Equipment
 
     @classmethod
     def check(
@@ -46,6 +53,9 @@ class Definition:
         strategy: str | type[Strategy] | BaseSampler,
         seed: int,
         budget: int | None,
+        strategy_options: Mapping[str, Any] | None = None,
+        predictor: PredictorLike | None = None,
+        transfer: Iterable[Transfer] = (),
         domain_map: Any = None,
     ) -> Definition:
         """Check everything that can be wrong with a study, that its strategy can handle it included.
@@ -56,19 +66,26 @@ class Definition:
         """
         instance("space", space, SearchSpace, "an autotune.SearchSpace")
         start = space.default() if default is None else _feasible(space, default, "default")
+        goals = Goals(parse_objectives(objectives), parse_constraints(constraints))
+        chosen = resolve(strategy)
+        equipment = Equipment.check(
+            chosen, goals, options=strategy_options, predictor=predictor, transfer=transfer, domain_map=domain_map
+        )
+        for source in equipment.sources:
+            _check_related(source, space, goals)
         definition = cls(
             name=stored_name("study name", name, NAME_LENGTH),
             space=space.with_anchors([start]),
-            goals=Goals(parse_objectives(objectives), parse_constraints(constraints)),
+            goals=goals,
             default=start,
             baselines={
                 _label(label): _feasible(space, config, f"baseline {label!r}")
                 for label, config in mapping("baselines", baselines or {}).items()
             },
-            strategy=resolve(strategy),
+            strategy=chosen,
             seed=whole("seed", seed, 0, 2**32 - 1),
             budget=None if budget is None else whole("budget", budget, 1),
-            domain_map=domain_map,
+            equipment=equipment,
         )
         definition.strategy(definition.task)
         return definition
@@ -76,15 +93,29 @@ class Definition:
     @property
     def task(self) -> Task:
         """What the strategy is given."""
-        return Task(
-            self.space,
-            self.goals.objectives,
-            self.goals.constraints,
-            self.default,
-            self.seed,
-            self.budget,
-            self.domain_map,
+        return self.equipment.task(self.space, self.goals, self.default, self.seed, self.budget)
+
+
+def _check_related(source: Source, space: SearchSpace, goals: Goals) -> None:
+    """Refuse a source of which nothing can be learned."""
+    ours, theirs = [p.name for p in space.parameters], [p.name for p in source.space.parameters]
+    if not set(ours) & set(theirs):
+        raise UsageError(
+            f"transfer_from {source.name!r} shares no parameter with this search space: it has {_some(theirs)}, and not "
+            f"{_some(ours)}; leave it out"
         )
+    wanted = [o.metric for o in goals.objectives]
+    measured = dict.fromkeys([o.metric for o in source.objectives] + [m for t in source.trials for m in t.metrics])
+    if not measured.keys() & set(wanted):
+        raise UsageError(
+            f"transfer_from {source.name!r} measured no objective of this study: it has {_some(measured)}, and not "
+            f"{_some(wanted)}; leave it out"
+        )
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:_SHOWN]) + (", …" if len(listed) > _SHOWN else "")
 
 
 def _feasible(space: SearchSpace, config: object, what: str) -> Config:

@@ -10,10 +10,11 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Protocol
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from autotune.errors import UsageError
 from autotune.objective import Objective, OutcomeConstraint, parse_constraints, parse_objectives
+from autotune.predictors import PredictorLike
 from autotune.space import Config, SearchSpace
 from autotune.store.records import Profile
 
@@ -33,6 +34,8 @@ class Problem:
         metrics: names of all that the evaluators measure.
         baselines: further named configurations that are measured in the same run and shown beside the result.
         domain_map: a `FixedPointMap` where the domain has one.
+        predictor: a cheap model of the metrics where the domain has one; strategies trust it as far as measurements
+            bear it out.
         profile: the hardware profile that the numbers rest on, copied into the store.
         facts: resolved settings for people, such as the trace's name or the budget in GiB.
         highlights: metrics that a table should show beside the objectives, the most telling first.
@@ -46,6 +49,7 @@ class Problem:
     metrics: tuple[str, ...] = ()
     baselines: Mapping[str, Config] = field(default_factory=dict)
     domain_map: Any = None
+    predictor: PredictorLike | None = None
     profile: Profile | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     highlights: tuple[str, ...] = ()
@@ -130,23 +134,3 @@ def shadowing_folder(point: EntryPoint) -> Path | None:
         if not (folder / submodule).with_suffix(".py").exists() and not (folder / submodule).is_dir():
             return folder
     return None
-
-
-def parse_options(model: type[BaseModel], given: Mapping[str, Any]) -> BaseModel:
-    """Validate a domain's options.
-
-    Raises:
-        UsageError: one sentence for the first thing wrong, naming the option, its value and what is possible.
-    """
-    unknown = sorted(set(given) - set(model.model_fields))
-    if unknown:
-        close = difflib.get_close_matches(unknown[0], model.model_fields, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise UsageError(f"option {unknown[0]!r} is unknown{hint}; known are: {', '.join(model.model_fields)}")
-    try:
-        return model.model_validate(dict(given))
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"]) or "options"
-        message = str(first["ctx"]["error"]) if "error" in first.get("ctx", {}) else first["msg"]
-        raise UsageError(f"option {name} = {first['input']!r}: {message[0].lower() + message[1:]}") from None

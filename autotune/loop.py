@@ -11,21 +11,27 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.checks import instance, mapping, positive, whole
 from autotune.definition import Definition
-from autotune.domain import Problem, load_domain, parse_options
+from autotune.domain import Problem, load_domain
+from autotune.equipment import OFF, PREDICTOR
 from autotune.errors import LeaseLostError, SpaceExhaustedError, StoreError, UsageError
 from autotune.execution import Evaluate, InProcess, Runner
 from autotune.hardware import current_environment
 from autotune.heartbeat import Heartbeat
 from autotune.measurement import ONCE, Failure, Measurement, Protocol
 from autotune.objective import Objective, OutcomeConstraint, parse_constraints, parse_objectives
+from autotune.options import parse_options
 from autotune.result import Result, counts
 from autotune.space import SearchSpace
-from autotune.store import Store, TrialRecord, TrialState
-from autotune.strategies import Strategy
+from autotune.store import Store, StudyRecord, TrialRecord, TrialState
+from autotune.strategies import STRATEGIES, Strategy, resolve
 from autotune.study import IN_MEMORY, Study, Trial
+from autotune.transfer import read
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
+
+    from autotune.predictors import PredictorLike
+    from autotune.transfer import TransferFrom
 
 DEFAULT_TRIALS = 60
 _FOR_PEOPLE = frozenset({"facts", "highlights"})  # settings that say something and change nothing
@@ -100,6 +106,7 @@ def search_iter(
     trials: int | None = None,
     timeout_s: float | None = None,
     strategy: str | type[Strategy] | BaseSampler | None = None,
+    strategy_options: Mapping[str, Any] | None = None,
     seed: int | None = None,
     storage: str | Store = IN_MEMORY,
     study: str = "study",
@@ -107,6 +114,8 @@ def search_iter(
     baselines: Mapping[str, Mapping[str, Any]] | None = None,
     evaluator: str | None = None,
     options: Mapping[str, Any] | None = None,
+    predictor: PredictorLike | None = None,
+    transfer_from: TransferFrom | None = None,
     runner: Runner | None = None,
     protocol: Protocol = ONCE,
 ) -> Generator[Progress, None, Result]:
@@ -118,6 +127,7 @@ def search_iter(
             measured among them; 60 when neither this nor `timeout_s` is given.
         timeout_s: stop asking after so many seconds.
         strategy: a name (see `autotune.STRATEGIES`), a `Strategy` class or an Optuna sampler; ``"auto"`` when not given.
+        strategy_options: of the strategy, by name; see `docs/strategies.md`.
         seed: of the search; 0 when not given.
         storage: a database URL; in memory when not given.
         study: its name. A study that exists is gone on with.
@@ -125,6 +135,10 @@ def search_iter(
         baselines: further configurations by name, measured next and shown beside the result.
         evaluator: which of a domain's evaluators measures, by fidelity.
         options: a domain's options.
+        predictor: a cheap model of the metrics for the strategy to start from: ``predict(config)`` returning a number (of
+            the first objective) or a mapping of metrics, or a `Predictor`. In place of a domain's own; False for none.
+        transfer_from: earlier studies to learn from: names in the same storage, ``URL#NAME``, or studies. The study keeps
+            them and what they held; empty when it is gone on with to go on without.
         runner: how evaluations run; in this process when not given.
         protocol: how often each is repeated, where `runner` is not given.
     """
@@ -174,9 +188,12 @@ def search_iter(
         },
         trials=trials,
         strategy=strategy,
+        strategy_options=strategy_options,
         seed=seed,
         storage=storage,
         name=study,
+        predictor=predictor,
+        transfer_from=transfer_from,
     )
     run = runner or InProcess([o.metric for o in found.objectives], protocol)
     return (yield from _drive(found, measure, run, trials, timeout_s, started))
@@ -189,17 +206,22 @@ def open_study(
     options: Mapping[str, Any] | None = None,
     trials: int | None = None,
     strategy: str | type[Strategy] | BaseSampler | None = None,
+    strategy_options: Mapping[str, Any] | None = None,
     seed: int | None = None,
     storage: str | Store = IN_MEMORY,
     name: str = "study",
+    predictor: PredictorLike | None = None,
+    transfer_from: TransferFrom | None = None,
 ) -> Study:
     """The study of that name for this problem, created when it is new.
 
     Raises:
         UsageError: when the study of that name is another one: another space, other objectives, another default
-            configuration, evaluator, domain option or seed.
+            configuration, evaluator, domain option, strategy option, source or seed.
     """
-    # Before a database is opened: what cannot be used should leave no file behind.
+    store = storage if isinstance(storage, Store) else Store.if_there(storage)
+    record = None if store is None else store.find_study(name)
+    # Before a database is made: what cannot be used should leave no file behind.
     definition = Definition.check(
         name,
         problem.space,
@@ -208,15 +230,26 @@ def open_study(
         default=problem.default,
         baselines=problem.baselines,
         strategy="auto" if strategy is None else strategy,
+        strategy_options=strategy_options if record is None else None,
         seed=0 if seed is None else seed,
         budget=trials,
+        predictor=_predictor(problem, predictor, strategy or "auto") if record is None else None,
+        transfer=read(transfer_from, store, name) if record is None else (),
         domain_map=problem.domain_map,
     )
-    store = storage if isinstance(storage, Store) else Store(storage)
-    record = store.find_study(name)
-    if record is None:
-        return Study.begin(definition, store, domain=domain, options=options, profile=problem.profile)
-    study = Study.load(name, store, space=problem.space, strategy=strategy, domain_map=problem.domain_map)
+    if record is None or store is None:
+        made = storage if isinstance(storage, Store) else store or Store(storage)
+        return Study.begin(definition, made, domain=domain, options=options, profile=problem.profile)
+    study = Study.load(
+        name,
+        store,
+        space=problem.space,
+        strategy=strategy,
+        strategy_options=strategy_options,
+        predictor=_predictor(problem, predictor, strategy or record.strategy, record),
+        transfer_from=transfer_from,
+        domain_map=problem.domain_map,
+    )
     compared = [
         ("the domain", record.domain, domain),
         ("the objectives", list(record.objectives), [str(o) for o in definition.goals.objectives]),
@@ -241,6 +274,22 @@ def open_study(
                 f"study {name!r} in {store.url} rests on another hardware profile than this search; choose another study name"
             )
     return study
+
+
+def _predictor(
+    problem: Problem,
+    given: PredictorLike | None,
+    strategy: str | type[Strategy] | BaseSampler,
+    record: StudyRecord | None = None,
+) -> PredictorLike | None:
+    """The caller's choice, else the domain's predictor where the strategy uses one and the study was not made without."""
+    if given is not None:
+        return given
+    if isinstance(strategy, str) and strategy not in STRATEGIES:
+        return None  # refused where it is resolved
+    if record is not None and record.options.get(PREDICTOR) == OFF:
+        return False
+    return problem.predictor if resolve(strategy).capabilities.predictor else None
 
 
 def _short(value: Any) -> str:

@@ -80,7 +80,7 @@ class Measurement:
             measured = returned
         elif isinstance(returned, Mapping):
             measured = cls({str(name): _metric(str(name), value) for name, value in returned.items()})
-        elif (number := _number(returned)) is not None and not isinstance(returned, bool):
+        elif (number := as_number(returned)) is not None and not isinstance(returned, bool):
             if len(objectives) != 1:
                 raise UsageError(
                     f"the evaluator returned one number, but the study has {len(objectives)} objectives "
@@ -108,7 +108,7 @@ class Measurement:
         return {name: metric.value for name, metric in self.metrics.items()}
 
 
-def _number(value: object) -> float | None:
+def as_number(value: object) -> float | None:
     """A real number as a float, also a NumPy or torch scalar (an array of no dimensions); None for anything else."""
     if not isinstance(value, (int, float)) and getattr(value, "shape", None) == () and hasattr(value, "item"):
         value = value.item()
@@ -123,7 +123,7 @@ def _number(value: object) -> float | None:
 def _metric(name: str, value: object) -> Metric:
     if isinstance(value, Metric):
         return value
-    number = _number(value)
+    number = as_number(value)
     if number is not None:
         return Metric(number)
     raise UsageError(f"metric {name!r} is a {type(value).__name__}; a metric must be a number")

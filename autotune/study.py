@@ -11,6 +11,7 @@ import numpy as np
 
 from autotune.checks import instance, mapping, whole
 from autotune.definition import Definition
+from autotune.equipment import PREDICTOR, Equipment
 from autotune.errors import SpaceExhaustedError, UsageError
 from autotune.measurement import Failure, Measurement
 from autotune.objective import Objective, OutcomeConstraint
@@ -19,11 +20,15 @@ from autotune.store import Profile, Proposal, Store, StudyRecord, TrialRecord, T
 from autotune.store.records import DEFAULT_LABEL
 from autotune.store.rows import digest
 from autotune.store.workers import worker_name
-from autotune.strategies import STRATEGIES, History, Strategy, Suggestion, Task, resolve
+from autotune.strategies import STRATEGIES, History, Strategy, Suggestion, resolve
+from autotune.transfer import read, stored_space
 
 if TYPE_CHECKING:
     import pandas as pd
     from optuna.samplers import BaseSampler
+
+    from autotune.predictors import PredictorLike
+    from autotune.transfer import TransferFrom
 
 IN_MEMORY = "sqlite://"
 LEASE_S = 600.0
@@ -55,15 +60,21 @@ class Study:
     """Trials of one search space under one set of objectives. Make one with `Study.create` or `Study.load`."""
 
     def __init__(
-        self, store: Store, record: StudyRecord, space: SearchSpace, strategy: type[Strategy] | None, domain_map: Any
+        self,
+        store: Store,
+        record: StudyRecord,
+        space: SearchSpace,
+        strategy: type[Strategy] | None,
+        equipment: Equipment,
     ) -> None:
         self.store = store
         self.name = record.name
         default = dict(record.default_config)
         # A space enumerates itself once, so one that knows the default already is kept as it is.
         self.space = space if default in space.anchors else space.with_anchors([default])
-        self.objectives = tuple(Objective.parse(text) for text in record.objectives)
-        self.constraints = tuple(OutcomeConstraint.parse(text) for text in record.constraints)
+        goals = record.goals
+        self.objectives = goals.objectives
+        self.constraints = goals.constraints
         self.seed = record.seed
         self.record = record
         self._store_clock = _Clock()
@@ -76,15 +87,7 @@ class Study:
         self._known: set[str] = set()  # hashes of configurations
         self._open: set[int] = set()  # numbers of trials that wait, or that another worker holds
         self._environment: int | None = None
-        self._task = Task(
-            space=self.space,
-            objectives=self.objectives,
-            constraints=self.constraints,
-            default=default,
-            seed=record.seed,
-            budget=record.budget.get("trials"),
-            domain_map=domain_map,
-        )
+        self._task = equipment.task(self.space, goals, default, record.seed, record.budget.get("trials"))
         self._strategy = strategy(self._task) if strategy is not None else None
         # By hash, what is proposed before the strategy is asked; emptied as trials of these turn up.
         self._first: dict[str, tuple[str, Config]] = {}
@@ -111,6 +114,7 @@ class Study:
         storage: str | Store = IN_MEMORY,
         name: str = "study",
         strategy: str | type[Strategy] | BaseSampler = "auto",
+        strategy_options: Mapping[str, Any] | None = None,
         seed: int = 0,
         default: Mapping[str, Any] | None = None,
         baselines: Mapping[str, Mapping[str, Any]] | None = None,
@@ -118,20 +122,25 @@ class Study:
         domain: str | None = None,
         options: Mapping[str, Any] | None = None,
         profile: Profile | None = None,
+        predictor: PredictorLike | None = None,
+        transfer_from: TransferFrom | None = None,
         domain_map: Any = None,
     ) -> Study:
         """Start a study.
 
         Args:
+            strategy_options: of the strategy, by name.
             default: the configuration that people use today, always trial 0; the space's own default when None.
             baselines: further configurations by name, proposed right after the default.
             budget: trials that the search will spend, for strategies that plan.
             domain, options, profile, domain_map: set by `autotune.search` for a domain.
+            predictor, transfer_from: what a strategy may learn from beforehand, see `autotune.search_iter`.
 
         Raises:
             UsageError: for anything that cannot be used; nothing is written then.
             EmptySpaceError: when no configuration is feasible.
         """
+        found = storage if isinstance(storage, Store) else Store.if_there(storage)
         definition = Definition.check(
             name,
             space,
@@ -142,9 +151,12 @@ class Study:
             strategy=strategy,
             seed=seed,
             budget=budget,
+            strategy_options=strategy_options,
+            predictor=predictor,
+            transfer=read(transfer_from, found, name),
             domain_map=domain_map,
         )
-        store = storage if isinstance(storage, Store) else Store(storage)
+        store = storage if isinstance(storage, Store) else found or Store(storage)
         return cls.begin(definition, store, domain=domain, options=options, profile=profile)
 
     @classmethod
@@ -158,6 +170,9 @@ class Study:
         profile: Profile | None = None,
     ) -> Study:
         """Write a study that was checked before."""
+        equipment = definition.equipment
+        settings = equipment.settings
+        source = {} if equipment.predictor_from is None else {PREDICTOR: equipment.predictor_from}
         record = store.create_study(
             name=definition.name,
             domain=domain,
@@ -169,10 +184,12 @@ class Study:
             strategy=definition.strategy.name,
             seed=definition.seed,
             budget={"trials": definition.budget} if definition.budget else {},
-            options={**(options or {}), "baselines": definition.baselines},
+            options={**(options or {}), "baselines": definition.baselines, **source},
+            strategy_options=None if settings is None else settings.model_dump(mode="json", exclude_unset=True),
+            sources=equipment.records,
             profile=profile,
         )
-        return cls(store, record, definition.space, definition.strategy, definition.domain_map)
+        return cls(store, record, definition.space, definition.strategy, equipment)
 
     @classmethod
     def load(
@@ -182,6 +199,9 @@ class Study:
         *,
         space: SearchSpace | None = None,
         strategy: str | type[Strategy] | BaseSampler | None = None,
+        strategy_options: Mapping[str, Any] | None = None,
+        predictor: PredictorLike | None = None,
+        transfer_from: TransferFrom | None = None,
         domain_map: Any = None,
     ) -> Study:
         """Go on with a study that exists.
@@ -189,17 +209,17 @@ class Study:
         Args:
             space: needed only where the space has callable constraints, which a database cannot hold.
             strategy: another one than before, if wished.
+            strategy_options: of the strategy; those that are stored when None.
+            predictor: needed again where the study was made with one, which a database cannot hold; False for none.
+            transfer_from: the earlier studies that are stored when None, none of them when empty.
 
         Raises:
-            UsageError: when there is no such study, or its space is another one.
+            UsageError: when there is no such study, its space is another one, or it was set otherwise.
         """
-        if isinstance(storage, Store):
-            store = storage
-        else:
-            Store(storage, read_only=True).close()  # a study that exists is in a database that exists
-            store = Store(storage)
+        # A study that exists is in a database that exists.
+        store = storage if isinstance(storage, Store) else Store(storage, create=False)
         record = store.load_study(name)
-        functions = [c for c in record.space["constraints"] if not isinstance(c, str)]
+        functions = [c for c in record.space["constraints"] if not isinstance(c, str) and "callable" in c]
         if space is None and functions:
             raise UsageError(
                 f"study {name!r} has the constraint {functions[0]['callable']!r}, a function, which a database cannot "
@@ -215,7 +235,17 @@ class Study:
                 f"study {name!r} was made with {record.strategy!r}, a strategy that the caller supplied; pass strategy=... "
                 "to go on with it, or the name of another"
             )
-        return cls(store, record, found, resolve(strategy or record.strategy), domain_map)
+        chosen = resolve(strategy or record.strategy)
+        equipment = Equipment.resume(
+            record,
+            store,
+            chosen,
+            options=strategy_options,
+            predictor=predictor,
+            transfer_from=transfer_from,
+            domain_map=domain_map,
+        )
+        return cls(store, record, found, chosen, equipment)
 
     @classmethod
     def view(cls, store: Store, record: StudyRecord) -> Study:
@@ -223,8 +253,7 @@ class Study:
 
         Constraints that are functions are left out of its space: they matter only to what is proposed.
         """
-        kept = [c for c in record.space.get("constraints", ()) if isinstance(c, str)]
-        return cls(store, record, SearchSpace.from_dict({**record.space, "constraints": kept}), None, None)
+        return cls(store, record, stored_space(record.space), None, Equipment())
 
     # ------------------------------------------------------------- ask and tell
 

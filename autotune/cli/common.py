@@ -105,16 +105,16 @@ def program() -> list[str]:
     return [str(called)] if called.name == "autotune" else [sys.executable, "-m", "autotune"]
 
 
-def settings(given: Sequence[str]) -> dict[str, str]:
-    """Read ``--set name=value`` options; values stay text, the domain's types turn them into what they are."""
+def settings(given: Sequence[str], flag: str = "--set") -> dict[str, str]:
+    """Read ``--set name=value`` options; values stay text, the types of a domain or a strategy make them what they are."""
     found: dict[str, str] = {}
     for item in given:
         name, equals, value = item.partition("=")
         if not equals or not name.strip():
-            raise UsageError(f"--set {item!r} is not of the form NAME=VALUE")
+            raise UsageError(f"{flag} {item!r} is not of the form NAME=VALUE")
         if name.strip() in found:
             raise UsageError(
-                f"--set {name.strip()} is given twice, as {found[name.strip()]!r} and {value.strip()!r}; keep one"
+                f"{flag} {name.strip()} is given twice, as {found[name.strip()]!r} and {value.strip()!r}; keep one"
             )
         found[name.strip()] = value.strip()
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from collections.abc import Callable
@@ -80,6 +81,8 @@ def _json(study: Study) -> str:
         "space": record.space,
         "default": record.default_config,
         "strategy": record.strategy,
+        "strategy_options": record.strategy_options,
+        "sources": [dataclasses.asdict(source) for source in record.sources],
         "seed": record.seed,
         "options": record.options,
         "profile": None if record.profile_id is None else study.store.profile(record.profile_id).payload,

@@ -8,7 +8,7 @@ from rich.text import Text
 from autotune.cli.common import command_line, differences, heading, table
 from autotune.objective import Objective
 from autotune.result import Outcome, Result
-from autotune.text import number, percent, value_text
+from autotune.text import number, percent, plural, value_text
 
 _METRICS_SHOWN = 5
 
@@ -23,6 +23,12 @@ def print_result(result: Result, console: Console) -> None:
     console.print(Text.assemble("\nstudy ", (study.name, "bold"), told, ended))
     for name, fact in study.record.options.get("facts", {}).items():
         console.print(f"  {name}: {fact}", soft_wrap=True)
+    options = study.record.strategy_options
+    if options:
+        chosen = ", ".join(f"{name} {value_text(value)}" for name, value in options.items())
+        console.print(f"  strategy: {study.record.strategy} ({chosen})", soft_wrap=True)
+    for source in study.record.sources:
+        console.print(f"  learns from: {source} ({plural(source.trials, 'trial')})", soft_wrap=True)
     if len(study.objectives) > 1:
         _print_front(result, console)
         return

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -39,6 +40,10 @@ EXAMPLES = """
   autotune search space.yaml -- ./bench --tile {tile}
 
   autotune search --study NAME    (goes on with a domain's study)
+
+  autotune search moe-cache --study new-gpu --strategy bo --transfer-from old-gpu
+
+  autotune search moe-cache --strategy bo --strategy-option acquisition=logei
 """
 
 
@@ -76,6 +81,10 @@ def search(
         float | None, typer.Option("--timeout", metavar="SECONDS", help="Stop asking after so long.")
     ] = None,
     strategy: Annotated[str | None, typer.Option("--strategy", help="Search algorithm; 'auto' chooses.")] = None,
+    strategy_option: Annotated[
+        list[str] | None,
+        typer.Option("--strategy-option", metavar="NAME=VALUE", help="An option of the strategy; repeatable."),
+    ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of the search (0).", show_default=False)] = None,
     set_: Annotated[
         list[str] | None,
@@ -92,6 +101,16 @@ def search(
         list[str] | None,
         typer.Option("--constraint", metavar="'METRIC <= X'", help="Limit on a measured metric; repeatable."),
     ] = None,
+    transfer_from: Annotated[
+        list[str] | None,
+        typer.Option("--transfer-from", metavar="STUDY | URL#STUDY", help="Learn from an earlier study; repeatable."),
+    ] = None,
+    no_transfer: Annotated[
+        bool, typer.Option("--no-transfer", help="Go on without the studies that this one learned from.")
+    ] = False,
+    no_predictor: Annotated[
+        bool, typer.Option("--no-predictor", help="Search without the domain's own predictions.")
+    ] = False,
     isolate: Annotated[bool, typer.Option("--isolate", help="Run every evaluation in a process of its own.")] = False,
     time_limit: Annotated[
         float | None, typer.Option("--time-limit", metavar="SECONDS", help="Of one evaluation; isolates.")
@@ -119,6 +138,9 @@ def search(
         ("trials", trials),
         ("timeout_s", timeout),
         ("strategy", strategy),
+        ("strategy_options", settings(strategy_option, "--strategy-option") if strategy_option else None),
+        ("predictor", False if no_predictor else None),
+        ("transfer_from", _sources(transfer_from or [], none=no_transfer)),
         ("seed", seed),
         ("objectives", objective),
         ("constraints", constraint),
@@ -129,6 +151,13 @@ def search(
     if isolate or time_limit is not None or memory_limit is not None:
         runner = _isolated(arguments, time_limit, memory_limit)
     _run(arguments, storage, request.study, runner, json_=json_, typed=context.obj)
+
+
+def _sources(named: list[str], *, none: bool) -> list[str] | None:
+    """None where the study's own stand, nothing where it shall go on without."""
+    if named and none:
+        raise UsageError(f"--no-transfer and --transfer-from {named[0]} contradict each other; give one of them")
+    return named if named or none else None
 
 
 def _is_file(target: str) -> bool:
@@ -154,8 +183,8 @@ def _command_request(path: Path, command: list[str], study: str | None, override
         "constraints": spec.outcome_constraints,
         "default": spec.default_config(space),
         "trials": spec.trials,
-        "strategy": spec.strategy,
-        "seed": spec.seed,
+        # What the file leaves open stays as it was where a study is gone on with.
+        **{name: getattr(spec, name) for name in ("strategy", "seed") if name in spec.model_fields_set},
     }
     names = [o.metric for o in parse_objectives(spec.objectives)]
     name = study if study is not None else spec.name or path.stem
@@ -172,7 +201,7 @@ def _domain_request(
             raise UsageError(
                 "nothing to search: name a domain (see 'autotune domains') or a SPACE.yaml, or a --study to go on with"
             )
-        record = Store(storage, read_only=True).load_study(study)
+        record = Store(storage, create=False).load_study(study)
         if record.domain is None:
             raise UsageError(
                 f"study {study!r} was not made from a domain; give the SPACE.yaml or use the Python API to go on with it"
@@ -199,6 +228,37 @@ def _isolated(arguments: dict[str, Any], time_limit: float | None, memory_limit:
     return Isolated([o.metric for o in parse_objectives(goals)], time_limit_s=time_limit, memory_limit_gib=memory_limit)
 
 
+@contextmanager
+def _predictor_told() -> Iterator[None]:
+    """What is wrong with a predictor as one line below the table of trials, instead of a warning in its midst."""
+    from autotune.predictors import PredictorWarning  # noqa: PLC0415
+
+    said: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", PredictorWarning)
+        usual = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, PredictorWarning):
+                said.append(str(message))
+            else:
+                usual(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        try:
+            yield
+        finally:
+            for text in said:
+                print(f"autotune: {text}", file=sys.stderr)
+
+
 def _run(
     arguments: dict[str, Any], storage: str, study: str, runner: Runner | None, *, json_: bool, typed: Sequence[str]
 ) -> None:
@@ -211,7 +271,7 @@ def _run(
     quiet = json_ and not sys.stderr.isatty()
     view = ProgressView(console, arguments.get("trials"))
     try:
-        with view:
+        with _predictor_told(), view:
             result: Result = run_search(
                 arguments.pop("space"),
                 **arguments,

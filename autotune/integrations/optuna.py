@@ -26,6 +26,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
+from autotune.equipment import settings_of
 from autotune.errors import AutotuneError, SpaceExhaustedError, UsageError
 from autotune.measurement import FailureKind, Metric
 from autotune.objective import Objective
@@ -52,13 +53,14 @@ class StrategySampler(BaseSampler):  # type: ignore[misc]
     Args:
         space: what the objective suggests.
         strategy: a name (see `autotune.STRATEGIES`) or a class.
+        strategy_options: of the strategy, by name.
         seed: of the strategy; the same seed and the same trials propose the same.
         default: the first configuration; the space's own default when None.
         budget: trials that will be spent, for strategies that plan.
         domain_map: what the strategy ``fixed-point`` needs.
 
     Raises:
-        UsageError: for an unknown strategy, or a default that is not feasible; later for a study with several
+        UsageError: for an unknown strategy or option, or a default that is not feasible; later for a study with several
             objectives that the strategy cannot handle, and for a suggestion that does not fit the space.
     """
 
@@ -67,12 +69,14 @@ class StrategySampler(BaseSampler):  # type: ignore[misc]
         space: SearchSpace,
         strategy: str | type[Strategy] = "local",
         *,
+        strategy_options: Mapping[str, Any] | None = None,
         seed: int = 0,
         default: Mapping[str, Any] | None = None,
         budget: int | None = None,
         domain_map: Any = None,
     ) -> None:
         self._strategy_type = resolve(strategy)
+        self._settings = settings_of(self._strategy_type, strategy_options)
         start = space.default() if default is None else dict(default)
         broken = space.explain(start)
         if broken:
@@ -168,7 +172,9 @@ class StrategySampler(BaseSampler):  # type: ignore[misc]
             for i, d in enumerate(study.directions)
         )
         if self._task is None or self._task.objectives != goals:
-            self._task = Task(self._space, goals, (), self._start, self._seed, self._budget, self._domain_map)
+            self._task = Task(
+                self._space, goals, (), self._start, self._seed, self._budget, self._domain_map, self._settings
+            )
             self._strategy = self._strategy_type(self._task)
         records: list[TrialRecord] = []
         for trial in study.get_trials(deepcopy=False):

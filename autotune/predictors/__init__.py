@@ -1,5 +1,16 @@
 """Cheap models of what an evaluation would give. A search trusts one as far as its measurements bear it out."""
 
 from autotune.predictors.base import Predictor
+from autotune.predictors.calibration import Calibration, calibrate, rank_agreement
+from autotune.predictors.guarded import Guarded, PredictorLike, PredictorWarning, guarded
 
-__all__ = ["Predictor"]
+__all__ = [
+    "Calibration",
+    "Guarded",
+    "Predictor",
+    "PredictorLike",
+    "PredictorWarning",
+    "calibrate",
+    "guarded",
+    "rank_agreement",
+]

@@ -18,6 +18,7 @@ from autotune.store.models import HEAD_REVISION
 # Drivers that the project's extras install; a bare "postgresql://" would pick one that is usually absent.
 _DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg", "mysql": "mysql+pymysql"}
 _BUSY_TIMEOUT_MS = 30_000
+_HIDDEN = "***"  # what SQLAlchemy shows in place of a password
 _MIGRATION_LOCK = 0x61757475  # PostgreSQL advisory lock, so that two workers never migrate at once
 _OUR_REVISION = re.compile(r"\d{4}")  # other programs that use alembic (Optuna is one) name theirs otherwise
 
@@ -26,7 +27,11 @@ class StorageUnavailableError(StoreError, UsageError):
     """The database cannot be opened as asked."""
 
 
-def open_engine(url: str, *, read_only: bool = False) -> sa.Engine:
+class StorageMissingError(StorageUnavailableError):
+    """There is no such database, or it holds no studies yet, and it was not to be made."""
+
+
+def open_engine(url: str, *, read_only: bool = False, create: bool = True) -> sa.Engine:
     """An engine on `url` whose schema is current.
 
     SQLite runs in WAL mode with `synchronous=FULL`, so a transaction is on disk when it returns and readers never
@@ -34,19 +39,25 @@ def open_engine(url: str, *, read_only: bool = False) -> sa.Engine:
     up front, since a deferred one can fail half-way.
 
     Raises:
+        StorageMissingError: when it is not there, and opened for reading or not to be made.
         StorageUnavailableError: naming the URL and the way out.
     """
     parsed = _parse(url)
     shown = shown_url(url)
+    create = create and not read_only
     try:
-        engine = _sqlite(parsed, read_only=read_only) if parsed.get_backend_name() == "sqlite" else _server(parsed)
+        engine = (
+            _sqlite(parsed, read_only=read_only, create=create)
+            if parsed.get_backend_name() == "sqlite"
+            else _server(parsed)
+        )
     except ImportError as error:
         raise StorageUnavailableError(
             f"storage {shown!r} needs the driver {error.name!r}; install it, for PostgreSQL with: "
             "pip install 'autotune[postgres]'"
         ) from None
     try:
-        _bring_up_to_date(engine, shown, read_only=read_only)
+        _bring_up_to_date(engine, shown, read_only=read_only, create=create)
     except DATABASE_ERRORS as error:
         engine.dispose()
         raise StorageUnavailableError(f"storage {shown!r} cannot be opened: {first_line(error)}") from None
@@ -61,6 +72,29 @@ def shown_url(url: str) -> str:
     return _parse(url).render_as_string(hide_password=True)
 
 
+def absolute_url(url: str) -> str:
+    """As `shown_url`, with a SQLite file's whole path, so that it is found from every folder."""
+    parsed = _parse(url)
+    if parsed.get_backend_name() == "sqlite" and not _in_memory(parsed):
+        parsed = parsed.set(database=str(Path(str(parsed.database)).absolute()))
+    return parsed.render_as_string(hide_password=True)
+
+
+def same_database(one: str, other: str) -> bool:
+    """Whether two URLs lead to one database; two in memory are never the same."""
+    return not in_memory(one) and absolute_url(one) == absolute_url(other)
+
+
+def in_memory(url: str) -> bool:
+    """Whether a database is gone with the object that opened it."""
+    return _in_memory(_parse(url))
+
+
+def hides_password(url: str) -> bool:
+    """Whether a URL is one to look at, from `shown_url`, whose password was left out."""
+    return _parse(url).password == _HIDDEN
+
+
 def sqlite_file(url: str) -> Path | None:
     """The file behind a SQLite URL; None for databases in memory and on servers."""
     parsed = _parse(url)
@@ -70,7 +104,7 @@ def sqlite_file(url: str) -> Path | None:
 
 
 def _in_memory(url: sa.URL) -> bool:
-    return url.database in (None, "", ":memory:")
+    return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
 
 
 def _parse(url: str) -> sa.URL:
@@ -93,7 +127,7 @@ def _server(url: sa.URL) -> sa.Engine:
     return sa.create_engine(url, pool_pre_ping=True)
 
 
-def _sqlite(url: sa.URL, *, read_only: bool) -> sa.Engine:
+def _sqlite(url: sa.URL, *, read_only: bool, create: bool) -> sa.Engine:
     path = url.database
     in_memory = _in_memory(url)
     if url.query:
@@ -103,8 +137,8 @@ def _sqlite(url: sa.URL, *, read_only: bool) -> sa.Engine:
         )
     if not in_memory:
         file = Path(str(path))
-        if read_only and not file.exists():
-            raise StorageUnavailableError(f"storage {str(url)!r} does not exist; check the path, or run a search first")
+        if not create and not file.exists():
+            raise StorageMissingError(f"storage {str(url)!r} does not exist; check the path, or run a search first")
         if not file.parent.is_dir():
             raise StorageUnavailableError(
                 f"storage {str(url)!r}: the folder {str(file.parent)!r} does not exist; create it first"
@@ -115,7 +149,8 @@ def _sqlite(url: sa.URL, *, read_only: bool) -> sa.Engine:
     def connect() -> sqlite3.Connection:
         if in_memory:
             return sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-        uri = f"{Path(str(path)).absolute().as_uri()}?{_access(Path(str(path))) if read_only else 'mode=rwc'}"
+        access = _access(Path(str(path))) if read_only else "mode=rwc" if create else "mode=rw"
+        uri = f"{Path(str(path)).absolute().as_uri()}?{access}"
         # isolation_level None hands transactions to us; Python's own would begin them too late.
         return sqlite3.connect(
             uri, uri=True, isolation_level=None, check_same_thread=False, timeout=_BUSY_TIMEOUT_MS / 1000
@@ -150,7 +185,7 @@ def _access(file: Path) -> str:
     return "mode=ro" if beside or file.with_name(f"{file.name}-wal").exists() else "mode=ro&immutable=1"
 
 
-def _bring_up_to_date(engine: sa.Engine, shown: str, *, read_only: bool) -> None:
+def _bring_up_to_date(engine: sa.Engine, shown: str, *, read_only: bool, create: bool) -> None:
     with engine.connect() as connection:
         revision = _revision(connection, shown)
     if revision is not None and revision > HEAD_REVISION:  # revisions are zero-padded numbers
@@ -158,12 +193,13 @@ def _bring_up_to_date(engine: sa.Engine, shown: str, *, read_only: bool) -> None
             f"storage {shown!r} was written by a newer version of autotune (schema {revision}, this one knows "
             f"{HEAD_REVISION}); upgrade autotune to use it"
         )
+    if revision is None and not create:
+        raise StorageMissingError(f"storage {shown!r} holds no autotune studies; run a search with it first")
     if read_only:
         if revision == HEAD_REVISION:
             return
-        what = "holds no autotune studies" if revision is None else f"has the older schema {revision}"
         raise StorageUnavailableError(
-            f"storage {shown!r} {what}; run a search with it first, which brings it up to date"
+            f"storage {shown!r} has the older schema {revision}; run a search with it first, which brings it up to date"
         )
     if engine.dialect.name == "sqlite":
         _use_wal(engine)

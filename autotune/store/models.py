@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.types import TypeDecorator
 
-HEAD_REVISION = "0001"  # the newest migration; kept here so that opening an up-to-date store never imports alembic
+HEAD_REVISION = "0002"  # the newest migration; kept here so that opening an up-to-date store never imports alembic
 
 
 class UtcDateTime(TypeDecorator[dt.datetime]):
@@ -73,6 +73,8 @@ studies = sa.Table(
     sa.Column("constraints", sa.Text, nullable=False),
     sa.Column("default_config", sa.Text, nullable=False),
     sa.Column("strategy", NAME, nullable=False),
+    sa.Column("strategy_options", sa.Text),  # those that were set; NULL is none
+    sa.Column("sources", sa.Text),  # earlier studies that it learns from; NULL is none
     sa.Column("seed", sa.BigInteger, nullable=False),
     sa.Column("budget", sa.Text, nullable=False),
     sa.Column("options", sa.Text, nullable=False),

@@ -78,6 +78,25 @@ class Profile:
 
 
 @dataclass(frozen=True)
+class SourceRecord:
+    """An earlier study that a study learns from, and how much of it.
+
+    Attributes:
+        storage: URL of its database without the password; None for the study's own.
+        trials: how many finished trials it had to learn from.
+        revision: its revision then. What finished later is not read, so that a resumed search learns from the same.
+    """
+
+    storage: str | None
+    name: str
+    trials: int
+    revision: int
+
+    def __str__(self) -> str:
+        return self.name if self.storage is None else f"{self.storage}#{self.name}"
+
+
+@dataclass(frozen=True)
 class StudyRecord:
     """A study's definition as the store has it. `space` is the JSON form of the search space."""
 
@@ -95,6 +114,8 @@ class StudyRecord:
     stop_reason: str | None = None
     budget: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    strategy_options: Mapping[str, Any] = field(default_factory=dict)
+    sources: tuple[SourceRecord, ...] = ()
     profile_id: int | None = None
     created_at: dt.datetime | None = None
     updated_at: dt.datetime | None = None

@@ -13,7 +13,7 @@ import numpy as np
 
 from autotune.measurement import FailureKind, Metric
 from autotune.objective import unit_of
-from autotune.store.records import Proposal, StudyRecord, TrialRecord, TrialState
+from autotune.store.records import Proposal, SourceRecord, StudyRecord, TrialRecord, TrialState
 
 
 def _plain(value: Any) -> Any:
@@ -90,6 +90,8 @@ def study_record(row: Any) -> StudyRecord:
         stop_reason=row.stop_reason,
         budget=json.loads(row.budget),
         options=json.loads(row.options),
+        strategy_options=json.loads(row.strategy_options or "{}"),
+        sources=tuple(SourceRecord(**source) for source in json.loads(row.sources or "[]")),
         profile_id=row.profile_id,
         created_at=row.created_at,
         updated_at=row.updated_at,

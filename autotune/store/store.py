@@ -16,6 +16,7 @@ import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
@@ -26,8 +27,8 @@ from autotune.errors import LeaseLostError, StoreError, UsageError
 from autotune.measurement import Failure, FailureKind, Measurement, Metric
 from autotune.store import models as m
 from autotune.store import statements as q
-from autotune.store.engine import DATABASE_ERRORS, first_line, open_engine, shown_url
-from autotune.store.records import Profile, Proposal, StudyRecord, StudySummary, TrialRecord, TrialState
+from autotune.store.engine import DATABASE_ERRORS, StorageMissingError, first_line, open_engine, shown_url
+from autotune.store.records import Profile, Proposal, SourceRecord, StudyRecord, StudySummary, TrialRecord, TrialState
 from autotune.store.rows import (
     begun_record,
     clean,
@@ -49,20 +50,36 @@ MAX_ATTEMPTS = 3  # how often a trial is tried when the machine, not the configu
 class Store:
     """Studies and trials in one database. Safe to share between threads; each process opens its own."""
 
-    def __init__(self, url: str = "sqlite://", *, read_only: bool = False) -> None:
+    def __init__(self, url: str = "sqlite://", *, read_only: bool = False, create: bool = True) -> None:
         """Open `url` (``sqlite:///runs.db``, ``postgresql://…``; ``sqlite://`` is in memory), schema brought up to date.
 
+        Args:
+            create: whether to make the database where it is not there yet.
+
         Raises:
+            StorageMissingError: when it is not there, and not to be made.
             StorageUnavailableError: when it cannot be opened; the message names the way out.
         """
         self.url = shown_url(url)
         self.read_only = read_only
-        self._engine = open_engine(url, read_only=read_only)
+        self._engine = open_engine(url, read_only=read_only, create=create)
         self._writer = self._engine.execution_options(writes=True)
         # A database in memory is one connection, which carries one transaction at a time.
         self._turn: AbstractContextManager[Any] = (
             threading.Lock() if isinstance(self._engine.pool, StaticPool) else nullcontext()
         )
+
+    @classmethod
+    def if_there(cls, url: str) -> Store | None:
+        """The store at `url`; None where there is no such database yet, or it holds nothing.
+
+        Raises:
+            StorageUnavailableError: when it cannot be opened; the message names the way out.
+        """
+        try:
+            return cls(url, create=False)
+        except StorageMissingError:
+            return None
 
     def close(self) -> None:
         """Give the connections back."""
@@ -105,6 +122,8 @@ class Store:
         domain: str | None = None,
         budget: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
+        strategy_options: Mapping[str, Any] | None = None,
+        sources: Sequence[SourceRecord] = (),
         profile: Profile | None = None,
     ) -> StudyRecord:
         """Write a new study.
@@ -127,6 +146,8 @@ class Store:
                         constraints=dumps(list(constraints)),
                         default_config=dumps(default_config),
                         strategy=strategy,
+                        strategy_options=dumps(strategy_options) if strategy_options else None,
+                        sources=dumps([asdict(source) for source in sources]) if sources else None,
                         seed=seed,
                         budget=dumps(budget or {}),
                         options=dumps(options or {}),

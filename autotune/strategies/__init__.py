@@ -8,7 +8,7 @@ from optuna.samplers import BaseSampler
 
 from autotune.errors import UsageError
 from autotune.strategies.auto import Auto
-from autotune.strategies.base import Capabilities, History, Strategy, Suggestion, Task
+from autotune.strategies.base import Capabilities, History, Settings, Source, Strategy, Suggestion, Task
 from autotune.strategies.bo import BayesianOptimisation
 from autotune.strategies.exhaustive import Exhaustive
 from autotune.strategies.fixed_point import FixedPoint, FixedPointMap
@@ -20,6 +20,8 @@ __all__ = [
     "Capabilities",
     "FixedPointMap",
     "History",
+    "Settings",
+    "Source",
     "Strategy",
     "Suggestion",
     "Task",

@@ -156,30 +156,47 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a strategy can handle. A task that needs more is refused with a sentence that names what is lacking."""
+    """What a strategy can handle, and what it makes use of. A task that needs more is refused with a sentence.
+
+    Attributes:
+        predictor, transfer: whether it looks at a task's `predictor` and `sources`.
+    """
 
     several_objectives: bool = False
     constraints: bool = True
     conditions: bool = True
     infinite_spaces: bool = True
+    predictor: bool = False
+    transfer: bool = False
 
 
 class Strategy(abc.ABC):
     """One search algorithm, bound to one task.
 
-    Subclasses set `name`, `summary` and `capabilities`, and implement `propose`. They may keep caches, but what they
-    propose depends on the history and the task alone.
+    Subclasses set `name`, `summary` and `capabilities`, and implement `propose`; those with options set `settings_type`.
+    They may keep caches, but what they propose depends on the history and the task alone.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     capabilities: ClassVar[Capabilities] = Capabilities()
+    settings_type: ClassVar[type[Settings]] = Settings
 
     def __init__(self, task: Task) -> None:
         self.task = task
+        if task.settings is not None and not isinstance(task.settings, self.settings_type):
+            raise UsageError(
+                f"strategy {self.name!r} takes settings of the type {self.settings_type.__name__}, not "
+                f"{type(task.settings).__name__}; make them with {self.settings_type.__name__}(...)"
+            )
         lacking = _lacking(self.capabilities, task)
         if lacking:
             raise UsageError(f"strategy {self.name!r} cannot handle {lacking}; choose another, such as tpe or random")
+
+    @property
+    def settings(self) -> Settings:
+        """What the user set, an object of `settings_type`; its defaults where the task has none."""
+        return self.settings_type() if self.task.settings is None else self.task.settings
 
     @abc.abstractmethod
     def propose(self, history: History, n: int) -> Sequence[Suggestion]:

@@ -11,7 +11,8 @@ import pytest
 
 import autotune
 from autotune import UsageError
-from autotune.domain import Problem, load_domain, parse_options
+from autotune.domain import Problem, load_domain
+from autotune.options import parse_options
 from evaluators.moe_cache.formats import save_trace
 from evaluators.moe_cache.profiled import METRICS, plan_of
 from evaluators.moe_cache.trace import DECODE, PREFILL, RoutingTrace

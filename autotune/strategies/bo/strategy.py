@@ -37,7 +37,8 @@ class BayesianOptimisation(Strategy):
 
     name: ClassVar[str] = "bo"
     summary: ClassVar[str] = "Bayesian optimisation: Gaussian process and trees, scored over the feasible set"
-    capabilities: ClassVar[Capabilities] = Capabilities(several_objectives=False)
+    capabilities: ClassVar[Capabilities] = Capabilities(several_objectives=False, predictor=True, transfer=True)
+    settings_type: ClassVar[type[Settings]] = BayesianSettings
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
