@@ -158,6 +158,20 @@ class SearchSpace:
         Raises:
             EmptySpaceError: where nothing is feasible, or nothing was found.
         """
+        settled = self._loosely(config)
+        if bool(self._system.feasible(settled[None])[0]):
+            return self._system.config(settled)
+        return self._system.config(nearest(self._sampler, settled, np.random.default_rng(seed)))
+
+    def loosely_encoded(self, config: Config) -> Floats:
+        """Any values of some parameters in the encoding, shape ``(d,)``: the nearest admissible ones, defaults for the rest.
+
+        Constraints are not looked at; a configuration of a similar space can be read this way.
+        """
+        encoded: Floats = self._encoded(self._loosely(config)[None])[0]
+        return encoded
+
+    def _loosely(self, config: Config) -> Rows:
         row = self._system.default_codes()
         for parameter in self.parameters:
             if parameter.name in config:
@@ -165,10 +179,8 @@ class SearchSpace:
                     self._system.layout[parameter.name], _elements(parameter, config[parameter.name]), strict=True
                 ):
                     row[place] = self.dims[place].code(parameter.nearest(value))
-        settled = self._system.settle(row[None])[0]
-        if bool(self._system.feasible(settled[None])[0]):
-            return self._system.config(settled)
-        return self._system.config(nearest(self._sampler, settled, np.random.default_rng(seed)))
+        settled: Rows = self._system.settle(row[None])[0]
+        return settled
 
     def neighbours(self, config: Config, limit: int | None = None, seed: int = 0) -> list[Config]:
         """Feasible configurations one move away: near moves first, each once; deterministic.

@@ -7,6 +7,7 @@ configurations are scored, and the most promising are improved by local search.
 from __future__ import annotations
 
 import abc
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -86,8 +87,14 @@ class TablePool(Pool):
         super().__init__(space, features, guides)
         self._table = table
         units = table.encoded()
-        self._all = Candidates(units, self.points(units))
         self._places = {row.tobytes(): i for i, row in enumerate(units)}
+        self._all = Candidates(units, super().points(units))
+
+    def points(self, units: Floats) -> Points:
+        places = [self._places.get(row.tobytes()) for row in units]
+        if None in places:  # a baseline or a trial of another version of the space
+            return super().points(units)
+        return self._all.points.take(np.array(places, dtype=np.intp))
 
     def best(self, score: Score, count: int, taken: Floats, centres: Floats, rng: np.random.Generator) -> Candidates:
         used = [self._places[row.tobytes()] for row in taken if row.tobytes() in self._places]
@@ -163,14 +170,8 @@ class OpenPool(Pool):
 
 
 def _joined(parts: Sequence[Candidates]) -> Candidates:
-    return Candidates(
-        np.concatenate([p.units for p in parts]),
-        Points(
-            np.concatenate([p.points.features for p in parts]),
-            np.concatenate([p.points.interactions for p in parts]),
-            np.concatenate([p.points.guides for p in parts]),
-        ),
-    )
+    units = np.concatenate([p.units for p in parts])
+    return Candidates(units, functools.reduce(Points.joined, [p.points for p in parts]))
 
 
 def _without(scores: Floats, found: Candidates, used: set[bytes]) -> Floats:

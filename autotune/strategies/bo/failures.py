@@ -61,12 +61,13 @@ class FailureModel:
         right = [np.where(label > 0.5, p, 1.0 - p) for p in members]
         self._weights = stack(np.log(np.array(right)))
 
-    def log_success(self, points: Points) -> Floats:
-        """Logarithm of the probability of completing, shape ``(m,)``."""
+    def log_success(self, points: Points, *, rough: bool = False) -> Floats:
+        """Logarithm of the probability of completing, shape ``(m,)``; by the trees alone where `rough`."""
         bare = Points(points.features, points.interactions, np.zeros((len(points), 0)))
-        probability = self._weights[0] * self._smooth(self._trees.predict(bare.for_trees())[0])
-        if self._gp is not None:
-            probability = probability + self._weights[1] * _probit(*self._gp.predict(bare.features))
+        probability = self._smooth(self._trees.predict(bare.for_trees())[0])
+        if self._gp is not None and not rough:
+            probability *= self._weights[0]
+            probability += self._weights[1] * _probit(*self._gp.predict(bare.features))
         log: Floats = np.log(np.clip(probability, _LEAST, 1.0))
         return log
 

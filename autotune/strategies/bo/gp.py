@@ -199,7 +199,7 @@ class GaussianProcess:
         variance: Floats | None = None,
     ) -> None:
         data, self._centre, self._spread = _prepare(x, y, groups, guides, variance)
-        self.learned = learned
+        self.learned, self.groups = learned, groups
         self._inverse_scale = np.exp(-learned.log_scale)[groups] if len(groups) else np.zeros(0)
         self._guide_weight = np.exp(learned.log_guide)
         self._x, self._guides, self._y = x * self._inverse_scale, data.guides, data.y

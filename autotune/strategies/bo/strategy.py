@@ -24,7 +24,8 @@ Floats = npt.NDArray[np.float64]
 INITIAL = 8  # configurations before models are asked, the default and baselines among them
 _MAXIMIN = 512  # random configurations that the initial design is chosen from
 _CENTRES = 5  # of local search
-_COARSE = 2_500_000  # candidates times points that are scored exactly in one go
+_ROUGH = 1_250_000  # candidates times measured points that a Gaussian process is asked for in one go
+_ROUGH_LEAST = 40  # points: so many are always looked at
 _SHORTLIST = 1_500  # candidates that are scored exactly where all would take too long
 
 
@@ -45,11 +46,12 @@ class BayesianOptimisation(Strategy):
         self._reader = Reader(task.space)
         self._features = FeatureMap(task.space)
         self._shape = Shape(self._features.groups, self._features.dims)
+        self._guides = Guides(task, self._features, self._shape)
 
     @cached_property
     def _pool(self) -> Pool:
         # Made when it is first needed: a strategy is also made to see whether it fits a task.
-        return pool_of(self.task.space, self._features, Guides(), self.task.seed)
+        return pool_of(self.task.space, self._features, self._guides, self.task.seed)
 
     def propose(self, history: History, n: int) -> Sequence[Suggestion]:
         evidence = self._reader.read(history)
@@ -75,10 +77,17 @@ class BayesianOptimisation(Strategy):
     def _spread_out(
         self, evidence: Evidence, used: Floats, rng: np.random.Generator
     ) -> tuple[Floats | None, dict[str, Any]]:
-        """The candidate furthest from everything proposed so far, among random ones that are likely to complete."""
+        """The candidate furthest from all that was proposed, among random ones; every other time, what guides find best."""
         known = self._features(used)
+        leading = self._guides.of(self.task.objectives[0].metric)
+
+        def led(candidates: Candidates) -> Floats:
+            said = candidates.points.guides[:, list(leading)]  # NaN, where one is silent, sorts last
+            return -np.argsort(np.argsort(said, axis=0, kind="stable"), axis=0).mean(axis=1)
 
         def score(candidates: Candidates) -> Floats:
+            if leading and len(used) % 2:
+                return led(candidates)
             features = candidates.points.features
             some = rng.permutation(len(features))[:_MAXIMIN]
             gap = np.full(len(features), -np.inf)
@@ -98,10 +107,12 @@ class BayesianOptimisation(Strategy):
         measured = self._pool.points(evidence.measured)
         pending = self._pool.points(under_way)
         objective = evidence.objectives[0]
-        surrogate = self._believed(measured, objective, pending, seed)
+        surrogate = self._believed(measured, objective, pending, seed, self.task.objectives[0].metric)
         limits = [
-            (self._believed(*_known(measured, metric), pending, seed), limit)
-            for metric, limit in zip(evidence.constraints, evidence.limits, strict=True)
+            (self._believed(*_known(measured, metric), pending, seed, constraint.metric), limit)
+            for constraint, metric, limit in zip(
+                self.task.constraints, evidence.constraints, evidence.limits, strict=True
+            )
             if np.isfinite(metric.values).sum() >= 2
         ]
         failures = None
@@ -128,21 +139,17 @@ class BayesianOptimisation(Strategy):
             notes["expected_gain"] = gain / abs(best) if best else gain
         return found.units[0], notes
 
-    def _believed(self, points: Points, metric: Metrics, pending: Points, seed: int) -> Surrogate:
+    def _believed(self, points: Points, metric: Metrics, pending: Points, seed: int, name: str) -> Surrogate:
         """Models of a metric; what is under way counts as if it had given what is expected of it."""
         noise = metric.variance if metric.variance.any() else None
-        surrogate = Surrogate(points, metric.values, self._shape, seed, noise)
+        guides = self._guides.of(name)
+        surrogate = Surrogate(points, metric.values, self._shape, seed, noise, guides)
         if not len(pending):
             return surrogate
         expected = surrogate.warp.backward(surrogate.predict(pending).mean)
-        joined = Points(
-            np.concatenate([points.features, pending.features]),
-            np.concatenate([points.interactions, pending.interactions]),
-            np.concatenate([points.guides, pending.guides]),
-        )
         values = np.concatenate([metric.values, np.clip(expected, metric.values.min(), metric.values.max())])
-        variance = np.concatenate([metric.variance, np.zeros(len(pending))])
-        return Surrogate(joined, values, self._shape, seed, variance if noise is not None else None)
+        noise = None if noise is None else np.concatenate([noise, np.zeros(len(pending))])
+        return Surrogate(points.joined(pending), values, self._shape, seed, noise, guides)
 
     def _scorer(
         self,
@@ -153,15 +160,25 @@ class BayesianOptimisation(Strategy):
     ) -> Score:
         """Log expected improvement of what completes within the limits; without an incumbent, how likely that is."""
 
-        def score(candidates: Candidates) -> Floats:
-            total = np.zeros(len(candidates))
+        def exact(points: Points, rough: int = 0) -> Floats:
+            total = np.zeros(len(points))
             for model, limit in limits:
-                total += log_probability_below(model.predict(candidates.points), _warped(model, limit))
+                total += log_probability_below(model.predict(points, rough=rough), _warped(model, limit))
             if failures is not None:
-                total += failures.log_success(candidates.points)
+                total += failures.log_success(points, rough=rough > 0)
             if best is not None:
-                belief = surrogate.predict(candidates.points)
+                belief = surrogate.predict(points, rough=rough)
                 total += log_expected_improvement(belief, _warped(surrogate, best))
+            return total
+
+        def score(candidates: Candidates) -> Floats:
+            rough = max(_ROUGH // max(len(candidates), 1), _ROUGH_LEAST)
+            if surrogate.size <= rough or len(candidates) <= _SHORTLIST:
+                return exact(candidates.points)
+            sketch = exact(candidates.points, rough)
+            short = np.argpartition(-sketch, _SHORTLIST)[:_SHORTLIST]
+            total = np.full(len(candidates), -np.inf)
+            total[short] = exact(candidates.points.take(short))
             return total
 
         return score

@@ -7,6 +7,7 @@ model, which a product of likelihoods nearly always gives, would throw away what
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,6 +15,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from autotune.predictors.calibration import rank_agreement
 from autotune.strategies.bo.gp import FitError, GaussianProcess, Hyperparameters, fit
 from autotune.strategies.bo.trees import TreeEnsemble
 from autotune.strategies.bo.warp import Warp, candidates
@@ -25,6 +27,8 @@ MODEL_POINTS = 500  # that a model holds; keeps the cost of a proposal bounded
 _WARP_FROM = 6
 _STEPS = 30  # of the expectation maximisation of weights
 _PRIOR = 2.0  # observations' worth of belief that both models are as good
+_ROUGH_TREES = 15
+_TELLING = 5  # measurements, from which on a guide must order them better than chance
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Points:
     Attributes:
         features: shape ``(n, f)``, for the Gaussian process.
         interactions: shape ``(n, g)``, further columns for trees.
-        guides: shape ``(n, k)``, cheap predictions of the metric; none where k is 0.
+        guides: shape ``(n, k)``, cheap predictions of one metric or another, NaN where one is silent.
     """
 
     features: Floats
@@ -46,6 +50,14 @@ class Points:
 
     def take(self, places: npt.NDArray[np.intp]) -> Points:
         return Points(self.features[places], self.interactions[places], self.guides[places])
+
+    def joined(self, other: Points) -> Points:
+        """These rows and then those."""
+        return Points(
+            np.concatenate([self.features, other.features]),
+            np.concatenate([self.interactions, other.interactions]),
+            np.concatenate([self.guides, other.guides]),
+        )
 
     def for_trees(self) -> Floats:
         return np.concatenate([self.features, self.interactions, self.guides], axis=1)
@@ -90,16 +102,21 @@ class Belief:
 class Surrogate:
     """Models of one metric, fitted to losses.
 
+    Where guides predict the metric, a Gaussian process that leans on them stands beside one that does not, and trees may cut
+    along them; a guide that orders the measurements no better than chance is left out.
+
     Args:
         points: what was measured.
         losses: to be minimised, finite, shape ``(n,)``.
         shape: of the features.
         seed: of the trees.
         variance: of the measurement noise where it is known, in units of the losses squared, 0 elsewhere; shape ``(n,)``.
+        guides: the columns of guides that predict this metric.
         members: which models, of `gp` and `trees`.
 
     Attributes:
-        weights: by model, in the mixture.
+        weights: by model (`gp`, `guided gp`, `trees`), in the mixture.
+        trusted: the columns of guides that were not left out.
         ladder: what was given up on the way, for people; empty when everything could be fitted.
     """
 
@@ -110,69 +127,112 @@ class Surrogate:
         shape: Shape,
         seed: int,
         variance: Floats | None = None,
+        guides: Sequence[int] = (),
         members: Sequence[str] = ("gp", "trees"),
     ) -> None:
         self.ladder: list[str] = []
         self.warp = choose_warp(points, losses, shape)
         y = self.warp.forward(losses)
         noise = None if variance is None else variance * np.exp(2.0 * self.warp.log_slope(losses))
+        self.trusted = tuple(g for g in guides if _tells(points.guides[:, g], y))
+        heard = points.guides[:, list(self.trusted)]
+        centre = np.nanmean(heard, axis=0) if len(heard) else np.zeros(0)
+        spread = np.nanstd(heard, axis=0) if len(heard) else np.ones(0)
+        self._guide_scale = (centre, np.where(spread > 0.0, spread, 1.0))
+        points = self._heard(points)
         kept = most_telling(y, MODEL_POINTS)
+        self._shape = shape
         self._points, self._y = points.take(kept), y[kept]
         self._noise = None if noise is None else noise[kept]
-        self._gp = self._fitted(shape) if "gp" in members or len(kept) < 2 else None
-        trees = len(kept) >= 2 and ("trees" in members or self._gp is None)
-        self._trees = TreeEnsemble(self._points.for_trees(), self._y, seed) if trees else None
-        self._weigh()
+        self._models: dict[str, GaussianProcess | TreeEnsemble] = {}
+        if "gp" in members or len(kept) < 2:
+            self._add_gp("gp", guided=False)
+            if self.trusted:
+                self._add_gp("guided gp", guided=True)
+        if len(kept) >= 2 and ("trees" in members or not self._models):
+            self._models["trees"] = TreeEnsemble(self._points.for_trees(), self._y, seed)
+        scores = [_log_density(self._y, *model.leave_one_out) for model in self._models.values()]
+        self.weights = dict(zip(self._models, stack(np.array(scores)).tolist(), strict=True))
 
-    def _fitted(self, shape: Shape) -> GaussianProcess | None:
+    @property
+    def size(self) -> int:
+        """Measured points that the models hold."""
+        return len(self._y)
+
+    def _heard(self, points: Points) -> Points:
+        """With the trusted guides alone, standardised as over the measured points; silence says what all say on average."""
+        centre, spread = self._guide_scale
+        columns = np.nan_to_num((points.guides[:, list(self.trusted)] - centre) / spread, nan=0.0)
+        return Points(points.features, points.interactions, columns)
+
+    def _add_gp(self, name: str, *, guided: bool) -> None:
+        """Fit, or fall down the ladder: one length scale for all and more noise, then no Gaussian process."""
         some = most_telling(self._y, FIT_POINTS)
-        fitted = self._points.take(some)
+        points, shape = self._points, self._shape
+        guides = points.guides if guided else points.guides[:, :0]
         noise = None if self._noise is None else self._noise[some]
+        common = Shape(np.zeros_like(shape.groups), shape.dims)
+        plain = Hyperparameters(np.zeros(min(1, len(shape.groups))), -2.0, np.full(guides.shape[1], -2.0))
         try:
-            learned, _ = fit(fitted.features, self._y[some], shape.groups, fitted.guides, noise, shape.dims)
-            return self._posterior(shape, learned)
+            learned, _ = fit(points.features[some], self._y[some], shape.groups, guides[some], noise, shape.dims)
         except FitError as error:
-            self.ladder.append(f"gp: {error}")
-        try:  # one length scale for all, and noise enough to factorise anything
-            common = Shape(np.zeros_like(shape.groups), shape.dims)
-            learned = Hyperparameters(
-                np.zeros(min(1, len(shape.groups))), -2.0, np.full(self._points.guides.shape[1], -12.0)
-            )
-            return self._posterior(common, learned)
-        except FitError as error:
-            self.ladder.append(f"simpler gp: {error}")
-            return None
-
-    def _posterior(self, shape: Shape, learned: Hyperparameters) -> GaussianProcess:
-        points = self._points
-        return GaussianProcess(points.features, self._y, shape.groups, learned, points.guides, self._noise)
-
-    def _weigh(self) -> None:
-        names, scores = list[str](), list[Floats]()
-        for name, model in (("gp", self._gp), ("trees", self._trees)):
-            if model is not None:
-                names.append(name)
-                scores.append(_log_density(self._y, *model.leave_one_out))
-        self.weights = dict(zip(names, stack(np.array(scores)).tolist(), strict=True))
+            self.ladder.append(f"{name}: {error}")
+            learned, shape = plain, common
+        for candidate, of in ((learned, shape), (plain, common)):
+            try:
+                self._models[name] = GaussianProcess(
+                    points.features, self._y, of.groups, candidate, guides, self._noise
+                )
+                return
+            except FitError as error:
+                self.ladder.append(f"{name} with {'its' if of is self._shape else 'common'} length scales: {error}")
 
     def leave_one_out(self) -> tuple[Floats, Floats]:
         """Mean of each measured point when it is left out, and what was measured there; both warped, shapes ``(n,)``."""
-        models = {"gp": self._gp, "trees": self._trees}
-        mean = np.zeros(len(self._y))
-        for name, weight in self.weights.items():
-            model = models[name]
-            assert model is not None
-            mean += weight * model.leave_one_out[0]
+        mean = sum((self.weights[n] * m.leave_one_out[0] for n, m in self._models.items()), np.zeros(len(self._y)))
         return mean, self._y
 
-    def predict(self, points: Points) -> Belief:
-        """What is believed of other points."""
+    def predict(self, points: Points, *, rough: int = 0) -> Belief:
+        """What is believed of other points.
+
+        Args:
+            points: m of them.
+            rough: where it is not 0, Gaussian processes hold the most telling so many points only, and few trees are asked.
+        """
+        heard = self._heard(points)
         found = []
-        if self._gp is not None:
-            found.append(Component(*self._gp.predict(points.features, points.guides), self.weights["gp"]))
-        if self._trees is not None:
-            found.append(Component(*self._trees.predict(points.for_trees()), self.weights["trees"]))
+        for name, model in self._models.items():
+            if isinstance(model, TreeEnsemble):
+                mean, variance = model.predict(heard.for_trees(), _ROUGH_TREES if rough else None)
+            else:
+                guides = heard.guides if name == "guided gp" else heard.guides[:, :0]
+                if rough:
+                    mean, variance = self._rough(name, rough).predict(heard.features, guides)
+                else:
+                    mean, variance = model.predict(heard.features, guides)
+            found.append(Component(mean, variance, self.weights[name]))
         return Belief(tuple(found), self.warp)
+
+    def _rough(self, name: str, limit: int) -> GaussianProcess:
+        model = self._models[name]
+        assert isinstance(model, GaussianProcess)
+        some = most_telling(self._y, limit)
+        guides = self._points.guides if name == "guided gp" else self._points.guides[:, :0]
+        noise = None if self._noise is None else self._noise[some]
+        return GaussianProcess(
+            self._points.features[some], self._y[some], model.groups, model.learned, guides[some], noise
+        )
+
+
+def _tells(guide: Floats, y: Floats) -> bool:
+    """Whether a guide orders what was measured better than chance; given the benefit of the doubt while that is little."""
+    spoken = np.isfinite(guide)
+    n = int(spoken.sum())
+    if n < _TELLING:
+        return n > 0
+    agreement = rank_agreement(guide[spoken], y[spoken])
+    # Standard error of Kendall's tau under independence (Kendall and Gibbons, Rank Correlation Methods, 1990, chapter 4).
+    return bool(agreement > math.sqrt(2.0 * (2.0 * n + 5.0) / (9.0 * n * (n - 1.0))))
 
 
 def choose_warp(points: Points, losses: Floats, shape: Shape) -> Warp:

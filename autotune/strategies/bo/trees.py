@@ -57,10 +57,12 @@ class TreeEnsemble:
         excess = max(float(((y - mean) ** 2 - spread).mean()), 1e-4 * float(y.var()), 1e-18)
         self.leave_one_out = (mean, spread + excess)
 
-    def predict(self, x: Floats) -> tuple[Floats, Floats]:
-        """Mean over trees and variance between them at features ``(m, f)``, shapes ``(m,)``."""
-        forest = self._forest
-        mean, square = _walk(np.ascontiguousarray(x), forest.feature, forest.threshold, forest.left, forest.value)
+    def predict(self, x: Floats, trees: int | None = None) -> tuple[Floats, Floats]:
+        """Mean over trees and variance between them at features ``(m, f)``, shapes ``(m,)``; of the first `trees` only."""
+        forest, some = self._forest, slice(trees)
+        mean, square = _walk(
+            np.ascontiguousarray(x), forest.feature[some], forest.threshold[some], forest.left[some], forest.value[some]
+        )
         return mean, np.maximum(square - mean**2, 0.0)
 
 
