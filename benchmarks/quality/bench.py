@@ -36,7 +36,7 @@ def run_all(
         if not todo:
             say(f"{name}: nothing to do")
             continue
-        searcher = resolve_searcher(name, pythons)
+        searcher = resolve_searcher(name, pythons, problems)
         if isinstance(searcher, str):
             say(f"{name}: {searcher}")
             ledger.add_absent(name, searcher)
@@ -54,7 +54,7 @@ def run_all(
                     ledger.add_broke(Key.of(problem, name, seed, settings), str(error))
                     say(f"{problem.name} {name} seed {seed}: {error}")
                     searcher.close()
-                    again = resolve_searcher(name, pythons)
+                    again = resolve_searcher(name, pythons, problems)
                     if isinstance(again, str):
                         ledger.add_absent(name, again)
                         break

@@ -15,8 +15,9 @@ from autotune.errors import UsageError
 from autotune.measurement import Metric
 from autotune.space import Config
 from autotune.store.records import TrialRecord, TrialState
-from autotune.strategies import STRATEGIES, History, Task, resolve
+from autotune.strategies import STRATEGIES, History, Strategy, Task, resolve
 from autotune.strategies.optuna_samplers import OptunaStrategy
+from benchmarks.quality import transfer
 from benchmarks.quality.peers import PEERS
 from benchmarks.quality.peers.client import PeerClient
 from benchmarks.quality.problem import Problem
@@ -45,12 +46,19 @@ class Searcher(abc.ABC):
 
 
 class StrategySearcher(Searcher):
-    """One of `autotune.strategies`, driven as a study drives it, without a store."""
+    """One of `autotune.strategies`, driven as a study drives it, without a store.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: of a strategy; ``NAME+KIND`` gives it earlier studies (see `transfer`).
+        problems: of the benchmark, which earlier studies are of.
+    """
+
+    def __init__(self, name: str, problems: Sequence[Problem] = ()) -> None:
         self.name = name
         self.version = f"autotune {autotune.__version__}"
-        self._strategy = resolve(name)
+        strategy, _, self._kind = name.partition("+")
+        self._strategy = resolve(strategy)
+        self._problems = problems
         if issubclass(self._strategy, OptunaStrategy):
             self.version += f", optuna {version('optuna')}"
 
@@ -60,10 +68,13 @@ class StrategySearcher(Searcher):
             return "one objective only"
         if not problem.space.is_finite and not has.infinite_spaces:
             return "finite spaces only"
+        if self._kind and not transfer.has_sources(self._kind, problem, self._problems):
+            return "no other problem to learn from"
         return None
 
     def search(self, session: Session) -> None:
-        problem, trials = session.problem, list[TrialRecord]()
+        problem = session.problem
+        earlier = transfer.sources(self._kind, problem, self._problems, session.seed) if self._kind else ()
         task = Task(
             space=problem.space,
             objectives=problem.objectives,
@@ -71,23 +82,29 @@ class StrategySearcher(Searcher):
             default=session.initial[0] if session.initial else problem.space.default(),
             seed=session.seed,
             budget=session.settings.budget,
+            sources=earlier,
         )
-        strategy = self._strategy(task)
-        try:
-            for config in session.initial:
-                trials.append(_trial(problem, len(trials), config, "design", session.submit(config, 0.0)))
-            while True:
-                begun = time.perf_counter()
-                proposed = strategy.propose(History(task, tuple(trials)), 1)
-                seconds = time.perf_counter() - begun
-                if not proposed:
-                    return
-                suggestion = proposed[0]
-                reply = session.submit(dict(suggestion.config), seconds)
-                trial = _trial(problem, len(trials), suggestion.config, suggestion.proposer, reply, suggestion.notes)
-                trials.append(trial)
-        except BudgetSpentError:
-            return
+        run_strategy(self._strategy(task), session)
+
+
+def run_strategy(strategy: Strategy, session: Session) -> list[TrialRecord]:
+    """Let a strategy propose until the session is over; the trials as a store would have them."""
+    problem, trials = session.problem, list[TrialRecord]()
+    try:
+        for config in session.initial:
+            trials.append(_trial(problem, len(trials), config, "design", session.submit(config, 0.0)))
+        while True:
+            begun = time.perf_counter()
+            proposed = strategy.propose(History(strategy.task, tuple(trials)), 1)
+            seconds = time.perf_counter() - begun
+            if not proposed:
+                return trials
+            suggestion = proposed[0]
+            reply = session.submit(dict(suggestion.config), seconds)
+            trial = _trial(problem, len(trials), suggestion.config, suggestion.proposer, reply, suggestion.notes)
+            trials.append(trial)
+    except BudgetSpentError:
+        return trials
 
 
 def _trial(
@@ -156,12 +173,13 @@ class PeerSearcher(Searcher):
         self._client.close()
 
 
-def resolve_searcher(name: str, pythons: Sequence[str]) -> Searcher | str:
+def resolve_searcher(name: str, pythons: Sequence[str], problems: Sequence[Problem] = ()) -> Searcher | str:
     """The searcher of a name, or one sentence on why it cannot be had here.
 
     Args:
         name: a strategy, `uniform`, or a peer such as ``optuna:tpe``.
         pythons: interpreters in which peers are looked for, in order.
+        problems: of the benchmark, for searchers that learn from earlier studies.
 
     Raises:
         UsageError: for a name that nobody has.
@@ -171,12 +189,14 @@ def resolve_searcher(name: str, pythons: Sequence[str]) -> Searcher | str:
     if name in PEERS:
         found = PeerClient.start(name, pythons)
         return PeerSearcher(name, found) if isinstance(found, PeerClient) else found
-    if name in STRATEGIES:
-        return StrategySearcher(name)
-    known = ", ".join([UNIFORM, *sorted(STRATEGIES), *PEERS])
+    strategy, _, kind = name.partition("+")
+    if strategy in STRATEGIES and kind in ("", *transfer.SOURCES):
+        return StrategySearcher(name, problems)
+    known = ", ".join([UNIFORM, *sorted(STRATEGIES), *(f"bo+{kind}" for kind in transfer.SOURCES), *PEERS])
     raise UsageError(f"searcher {name!r} is unknown; known are: {known}")
 
 
 def is_ours(name: str) -> bool:
     """Whether a searcher is this project's own; adapters of Optuna's samplers are Optuna's algorithms and count as peers."""
-    return name in STRATEGIES and not issubclass(STRATEGIES[name], OptunaStrategy)
+    strategy = STRATEGIES.get(name.partition("+")[0])
+    return strategy is not None and not issubclass(strategy, OptunaStrategy)

@@ -83,7 +83,7 @@ class BayesianOptimisation(Strategy):
 
         def led(candidates: Candidates) -> Floats:
             said = candidates.points.guides[:, list(leading)]  # NaN, where one is silent, sorts last
-            return -np.argsort(np.argsort(said, axis=0, kind="stable"), axis=0).mean(axis=1)
+            return np.asarray(-np.argsort(np.argsort(said, axis=0, kind="stable"), axis=0).mean(axis=1))
 
         def score(candidates: Candidates) -> Floats:
             if leading and len(used) % 2:
