@@ -82,7 +82,7 @@ class Problem:
         Raises:
             UsageError: naming those that exist.
         """
-        name = fidelity or next(iter(self.evaluators))
+        name = next(iter(self.evaluators)) if fidelity is None else fidelity
         if name not in self.evaluators:
             raise UsageError(f"evaluator {name!r} is unknown here; this domain has: {', '.join(self.evaluators)}")
         return name, self.evaluators[name]
