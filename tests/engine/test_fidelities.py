@@ -210,6 +210,19 @@ def test_a_study_of_several_fidelities_is_gone_on_with(url: str) -> None:
     assert (record.options["evaluator"], record.options["costs"]) == ("full", {"short": 0.1})
 
 
+def test_an_interrupted_trial_is_measured_by_its_own_evaluator_when_the_study_goes_on(url: str) -> None:
+    def interrupted(config: dict[str, Any]) -> float:
+        raise KeyboardInterrupt
+
+    settings: dict[str, Any] = {"trials": 3, "strategy": Screen, "storage": url}
+    with pytest.raises(KeyboardInterrupt):
+        autotune.search(space(), {"short": interrupted, "full": full}, **settings)
+    record = Store(url).load_study("study")
+    assert [(t.state, t.fidelity) for t in Store(url).trials(record.id)] == [("completed", None), ("waiting", "short")]
+    trial = autotune.search(space(), BOTH, **settings).study.trials[1]
+    assert (trial.state, trial.fidelity, trial.values["value"]) == ("completed", "short", short(dict(trial.config)))
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
