@@ -306,6 +306,14 @@ def test_a_problem_says_what_its_evaluators_cost(monkeypatch: pytest.MonkeyPatch
     assert usual.study.record.options["evaluator"] == "profiled" and usual.fidelities == {}
 
 
+def test_another_study_learns_from_the_trials_that_count_alone() -> None:
+    earlier = autotune.search(space(), BOTH, trials=3, strategy=Screen, study="earlier").study
+    later = Study.create(space(), storage=earlier.store, name="later", strategy="bo", transfer_from="earlier")
+    (source,) = later.history.task.sources
+    assert [t.number for t in source.trials] == [t.number for t in earlier.history.completed]
+    assert later.record.sources[0].trials == 3
+
+
 def test_tables_and_exports_mark_the_evaluator_and_rank_none_but_the_last(url: str, tmp_path: Path) -> None:
     result = autotune.search(space(), BOTH, trials=3, strategy=Screen, storage=url)
     trials = result.study.trials

@@ -196,6 +196,14 @@ def test_the_budget_ends_a_search_by_expected_gain_per_hour_too() -> None:
     assert count == 6 and reason.startswith("expected gain below 1e+11 % per hour for 5 proposals in a row, ")
 
 
+def test_the_strategy_bo_tells_what_it_expects() -> None:
+    result = autotune.search(space(), full, min_gain=0.5, strategy="bo", trials=32)
+    count, reason = stopped(result)
+    told = [t.notes[GAIN_NOTE] for t in result.study.trials if GAIN_NOTE in t.notes][-GAIN_PROPOSALS:]
+    assert count < 32 and max(told) < 0.5
+    assert reason == f"expected gain below 50 % for 5 proposals in a row, {100 * told[-1]:.3g} % in the last"
+
+
 @pytest.mark.parametrize("name", ["min_gain", "min_gain_per_hour"])
 @pytest.mark.parametrize("value", [0, -0.1, math.nan, "0.1%", True])
 def test_a_gain_that_cannot_be_reached_or_read_is_refused(name: str, value: Any) -> None:
