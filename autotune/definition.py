@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from autotune.checks import instance, mapping, stored_name, whole
+from autotune.checks import instance, mapping, positive, stored_name, texts, whole
 from autotune.equipment import Equipment
 from autotune.errors import UsageError
 from autotune.goals import Goals
@@ -39,6 +39,8 @@ class Definition:
     seed: int
     budget: int | None
     equipment: Equipment
+    fidelities: tuple[str, ...] = ()
+    costs: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def check(
@@ -57,6 +59,8 @@ class Definition:
         predictor: PredictorLike | None = None,
         transfer: Iterable[Transfer] = (),
         domain_map: Any = None,
+        fidelities: Sequence[str] = (),
+        costs: Mapping[str, float] | None = None,
     ) -> Definition:
         """Check everything that can be wrong with a study, that its strategy can handle it included.
 
@@ -65,6 +69,7 @@ class Definition:
             EmptySpaceError: when no configuration is feasible.
         """
         instance("space", space, SearchSpace, "an autotune.SearchSpace")
+        names = _fidelities(fidelities)
         start = space.default() if default is None else _feasible(space, default, "default")
         goals = Goals(parse_objectives(objectives), parse_constraints(constraints))
         chosen = resolve(strategy)
@@ -86,6 +91,8 @@ class Definition:
             seed=whole("seed", seed, 0, 2**32 - 1),
             budget=None if budget is None else whole("budget", budget, 1),
             equipment=equipment,
+            fidelities=names,
+            costs=_costs(costs or {}, names),
         )
         definition.strategy(definition.task)
         return definition
@@ -93,7 +100,16 @@ class Definition:
     @property
     def task(self) -> Task:
         """What the strategy is given."""
-        return self.equipment.task(self.space, self.goals, self.default, self.seed, self.budget)
+        return self.equipment.task(
+            self.space, self.goals, self.default, self.seed, self.budget, self.fidelities, self.costs
+        )
+
+    @property
+    def stored_fidelities(self) -> dict[str, Any]:
+        """What a study keeps of its fidelities among its options; nothing where it has one."""
+        if not self.fidelities:
+            return {}
+        return {"fidelities": list(self.fidelities), **({"costs": dict(self.costs)} if self.costs else {})}
 
 
 def _check_related(source: Source, space: SearchSpace, goals: Goals) -> None:
@@ -124,6 +140,21 @@ def _feasible(space: SearchSpace, config: object, what: str) -> Config:
     if problems:
         raise UsageError(f"the {what} configuration is not feasible: {problems[0]}")
     return space.validate(given)
+
+
+def _fidelities(given: Sequence[str]) -> tuple[str, ...]:
+    names = tuple(stored_name("fidelity", name, NAME_LENGTH) for name in texts("fidelities", given, str))
+    if len(set(names)) != len(names):
+        raise UsageError(f"fidelities name one twice: {', '.join(names)}")
+    return names if len(names) > 1 else ()
+
+
+def _costs(given: Mapping[str, float], fidelities: tuple[str, ...]) -> dict[str, float]:
+    for name in mapping("costs", given):
+        if name not in fidelities:
+            known = f"known are: {', '.join(fidelities)}" if fidelities else "there is one evaluator, whose cost is 1"
+            raise UsageError(f"costs name {name!r}, which is no fidelity of this search; {known}")
+    return {name: positive(f"the cost of {name!r}", cost) for name, cost in given.items()}
 
 
 def _label(name: object) -> str:

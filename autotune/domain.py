@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
+from autotune.checks import texts
 from autotune.errors import UsageError
 from autotune.objective import Objective, OutcomeConstraint, parse_constraints, parse_objectives
 from autotune.predictors import PredictorLike
@@ -39,6 +40,7 @@ class Problem:
         profile: the hardware profile that the numbers rest on, copied into the store.
         facts: resolved settings for people, such as the trace's name or the budget in GiB.
         highlights: metrics that a table should show beside the objectives, the most telling first.
+        costs: relative cost of an evaluation by fidelity, where the domain knows it.
     """
 
     space: SearchSpace
@@ -53,6 +55,7 @@ class Problem:
     profile: Profile | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     highlights: tuple[str, ...] = ()
+    costs: Mapping[str, float] = field(default_factory=dict)
 
     def measuring(
         self,
@@ -79,10 +82,24 @@ class Problem:
         Raises:
             UsageError: naming those that exist.
         """
-        name = fidelity or next(iter(self.evaluators))
+        name = next(iter(self.evaluators)) if fidelity is None else fidelity
         if name not in self.evaluators:
             raise UsageError(f"evaluator {name!r} is unknown here; this domain has: {', '.join(self.evaluators)}")
         return name, self.evaluators[name]
+
+    def chosen(self, fidelities: str | Sequence[str] | None) -> dict[str, Evaluate]:
+        """The evaluators of these fidelities, from the cheapest to the one whose results count; or the usual one alone.
+
+        Raises:
+            UsageError: for a name that is unknown, or is given twice.
+        """
+        names = [None] if fidelities is None else texts("evaluator", fidelities, str)
+        found = dict(self.evaluator(name) for name in names)
+        if not names or len(found) != len(names):
+            raise UsageError(
+                f"evaluator is {fidelities!r}; name each once, from the cheapest to the one whose results count"
+            )
+        return found
 
 
 class Domain(Protocol):

@@ -120,7 +120,16 @@ class Equipment:
         )
         return replace(found, settings=settings)
 
-    def task(self, space: SearchSpace, goals: Goals, default: Config, seed: int, budget: int | None) -> Task:
+    def task(
+        self,
+        space: SearchSpace,
+        goals: Goals,
+        default: Config,
+        seed: int,
+        budget: int | None,
+        fidelities: tuple[str, ...],
+        costs: Mapping[str, float],
+    ) -> Task:
         """The task of a strategy."""
         return Task(
             space=space,
@@ -133,6 +142,8 @@ class Equipment:
             settings=self.settings,
             predictor=self.predictor,
             sources=self.sources,
+            fidelities=fidelities,
+            costs=costs,
         )
 
 

@@ -7,21 +7,24 @@ from typing import Any
 
 import pandas as pd
 
-from autotune.store import TrialRecord
+from autotune.store import StudyRecord, TrialRecord
 
 
-def trials_frame(trials: Sequence[TrialRecord]) -> pd.DataFrame:
-    """One row per trial; parameters as ``config.NAME`` (vectors stay lists), metrics under their own names."""
-    return pd.DataFrame([_row(trial) for trial in trials])
+def trials_frame(trials: Sequence[TrialRecord], study: StudyRecord) -> pd.DataFrame:
+    """One row per trial; parameters as ``config.NAME`` (vectors stay lists), metrics under their own names.
+
+    In a study of several fidelities, `fidelity` names the evaluator of every trial.
+    """
+    return pd.DataFrame([_row(trial, study) for trial in trials])
 
 
-def _row(trial: TrialRecord) -> dict[str, Any]:
+def _row(trial: TrialRecord, study: StudyRecord) -> dict[str, Any]:
     row: dict[str, Any] = {
         "number": trial.number,
         "state": trial.state.value,
         "label": trial.label,
         "proposer": trial.proposer,
-        "fidelity": trial.fidelity,
+        "fidelity": study.evaluator_of(trial),
         "failure_kind": trial.failure_kind.value if trial.failure_kind else None,
         "failure_message": trial.failure_message,
     }

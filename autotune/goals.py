@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
+from autotune.measurement import Metric
 from autotune.objective import Objective, OutcomeConstraint, is_feasible, losses, pareto_mask
+from autotune.replicates import merge_metrics
 
 
 class Measured(Protocol):
@@ -19,7 +21,19 @@ class Measured(Protocol):
     def values(self) -> Mapping[str, float]: ...
 
 
+class Repeatable(Measured, Protocol):
+    """A completed trial that others may be replicates of: they have the same canonical hash."""
+
+    @property
+    def config_hash(self) -> str: ...
+    @property
+    def metrics(self) -> Mapping[str, Metric]: ...
+    def merged(self, metrics: Mapping[str, Metric], replicates: int) -> Self:
+        """The same trial with these metrics, made of so many."""
+
+
 M = TypeVar("M", bound=Measured)
+R = TypeVar("R", bound=Repeatable)
 
 
 @dataclass(frozen=True)
@@ -60,6 +74,20 @@ class Goals:
         """The objectives as numbers to minimise."""
         return losses(trial.values, self.objectives)
 
+    def merge(self, trials: Iterable[R]) -> list[R]:
+        """One record for each configuration, in the order of their first trials, whose numbers they keep.
+
+        Metrics are averaged over the replicates that have them, by `autotune.replicates.merge_metrics`. What is ranked is
+        merged first, everywhere, so that no lucky replicate wins.
+
+        Args:
+            trials: completed ones of one fidelity, by number.
+        """
+        same: dict[str, list[R]] = {}
+        for trial in trials:
+            same.setdefault(trial.config_hash, []).append(trial)
+        return [found[0] if len(found) == 1 else _merged(found) for found in same.values()]
+
     def best(self, trials: Iterable[M]) -> M | None:
         """The feasible trial with the best first objective, the earliest of equal ones; None while there is none."""
         return min(filter(self.is_feasible, trials), key=self.rank, default=None)
@@ -75,3 +103,9 @@ class Goals:
         if trial is None or default is None or not (self.is_usable(trial) and self.is_usable(default)):
             return None
         return self.first.gain(trial.values[self.first.metric], default.values[self.first.metric])
+
+
+def _merged(replicates: Sequence[R]) -> R:
+    names = dict.fromkeys(name for one in replicates for name in one.metrics)
+    series = {name: [one.metrics[name] for one in replicates if name in one.metrics] for name in names}
+    return replicates[0].merged({name: merge_metrics(found) for name, found in series.items()}, len(replicates))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from autotune.checks import instance, mapping, positive, whole
+from autotune.checks import instance, mapping
 from autotune.definition import Definition
 from autotune.domain import Problem, load_domain
 from autotune.equipment import OFF, PREDICTOR
@@ -22,6 +22,7 @@ from autotune.objective import Objective, OutcomeConstraint, parse_constraints, 
 from autotune.options import parse_options
 from autotune.result import Result, counts
 from autotune.space import SearchSpace
+from autotune.stopping import Limits
 from autotune.store import Store, StudyRecord, TrialRecord, TrialState
 from autotune.strategies import STRATEGIES, Strategy, resolve
 from autotune.study import IN_MEMORY, Study, Trial
@@ -42,8 +43,10 @@ _INFRA_PAUSE_S = 1.0  # before a machine that failed is asked again
 class Progress:
     """How far a search is, after one more trial.
 
+    In a study of several fidelities `best`, `gain`, `counts` and `budget` speak of trials of the one that counts.
+
     Attributes:
-        trial: the trial that just ended.
+        trial: the trial that just ended, of whichever fidelity.
         best: the incumbent (with several objectives: a member of the Pareto front); None before there is one.
         gain: of the incumbent over the default, on the first objective.
         counts: trials by state and failures by kind.
@@ -63,7 +66,7 @@ class Progress:
 
 def search(
     space: SearchSpace | str,
-    evaluate: Evaluate | None = None,
+    evaluate: Evaluate | Mapping[str, Evaluate] | None = None,
     objectives: str | Objective | Iterable[str | Objective] | None = None,
     *,
     callback: Callable[[Progress], None] | None = None,
@@ -73,8 +76,9 @@ def search(
 
     Args:
         space: a `SearchSpace`, or the name of an installed domain such as ``"moe-cache"``.
-        evaluate: ``evaluate(config)`` returning a number, a mapping of metrics or a `Measurement`, or raising. A domain
-            brings its own.
+        evaluate: ``evaluate(config)`` returning a number, a mapping of metrics or a `Measurement`, or raising. Several by
+            name, from the cheapest to the one whose results count, are fidelities: ``{"short": f, "full": g}``. A
+            domain brings its own.
         objectives: ``"latency_ms"``, ``["minimize latency_ms", "maximize throughput"]``; ``"value"`` when not given.
         callback: called after every trial; see `Progress`.
         settings: see `search_iter`.
@@ -99,12 +103,15 @@ def search(
 
 def search_iter(
     space: SearchSpace | str,
-    evaluate: Evaluate | None = None,
+    evaluate: Evaluate | Mapping[str, Evaluate] | None = None,
     objectives: str | Objective | Iterable[str | Objective] | None = None,
     *,
     constraints: Iterable[str | OutcomeConstraint] = (),
     trials: int | None = None,
     timeout_s: float | None = None,
+    target: str | Iterable[str] | None = None,
+    min_gain: float | None = None,
+    min_gain_per_hour: float | None = None,
     strategy: str | type[Strategy] | BaseSampler | None = None,
     strategy_options: Mapping[str, Any] | None = None,
     seed: int | None = None,
@@ -112,10 +119,11 @@ def search_iter(
     study: str = "study",
     default: Mapping[str, Any] | None = None,
     baselines: Mapping[str, Mapping[str, Any]] | None = None,
-    evaluator: str | None = None,
+    evaluator: str | Sequence[str] | None = None,
     options: Mapping[str, Any] | None = None,
     predictor: PredictorLike | None = None,
     transfer_from: TransferFrom | None = None,
+    costs: Mapping[str, float] | None = None,
     runner: Runner | None = None,
     protocol: Protocol = ONCE,
 ) -> Generator[Progress, None, Result]:
@@ -124,8 +132,13 @@ def search_iter(
     Args:
         constraints: limits on measured metrics, ``["vram_gib <= 24"]``.
         trials: trials in the study when it is done, the default configuration, the baselines and what an earlier run
-            measured among them; 60 when neither this nor `timeout_s` is given.
+            measured among them; 60 when neither this nor `timeout_s` is given. With several fidelities, trials of the one
+            that counts; of the cheaper ones there may be ten for each.
         timeout_s: stop asking after so many seconds.
+        target: stop when the incumbent is this good, ``"latency_ms <= 10"``; several limits are to be kept at once.
+        min_gain: stop when the strategy expected a smaller improvement of the first objective over the incumbent, as a
+            share of it, from each of five proposals in a row. Only strategies that tell what they expect end so.
+        min_gain_per_hour: as `min_gain`, for what an hour of evaluations is expected to bring.
         strategy: a name (see `autotune.STRATEGIES`), a `Strategy` class or an Optuna sampler; ``"auto"`` when not given.
         strategy_options: of the strategy, by name; see `docs/strategies.md`.
         seed: of the search; 0 when not given.
@@ -133,22 +146,23 @@ def search_iter(
         study: its name. A study that exists is gone on with.
         default: the configuration that people use today; measured first.
         baselines: further configurations by name, measured next and shown beside the result.
-        evaluator: which of a domain's evaluators measures, by fidelity.
+        evaluator: which of a domain's evaluators measures, by fidelity; several from the cheapest to the one whose results
+            count, ``["profiled", "real"]``.
         options: a domain's options.
         predictor: a cheap model of the metrics for the strategy to start from: ``predict(config)`` returning a number (of
             the first objective) or a mapping of metrics, or a `Predictor`. In place of a domain's own; False for none.
         transfer_from: earlier studies to learn from: names in the same storage, ``URL#NAME``, or studies. The study keeps
             them and what they held; empty when it is gone on with to go on without.
+        costs: relative cost of an evaluation by fidelity, where it is known; else it is what trials took.
         runner: how evaluations run; in this process when not given.
         protocol: how often each is repeated, where `runner` is not given.
     """
     started = time.perf_counter()
     if trials is None and timeout_s is None:
         trials = DEFAULT_TRIALS
-    if trials is not None:
-        trials = whole("trials", trials, 1)
-    if timeout_s is not None:
-        timeout_s = positive("timeout_s", timeout_s)
+    limits = Limits.check(
+        trials=trials, timeout_s=timeout_s, target=target, min_gain=min_gain, min_gain_per_hour=min_gain_per_hour
+    )
     instance("protocol", protocol, Protocol, "an autotune.Protocol")
     if isinstance(space, str):
         if evaluate is not None or default is not None or baselines is not None:
@@ -160,8 +174,6 @@ def search_iter(
             domain_problem(space, mapping("options", options or {})).measuring(objectives, constraints),
         )
     else:
-        if not callable(evaluate):
-            raise UsageError(f"evaluate is {evaluate!r}; give a callable that takes a configuration")
         if options is not None:
             raise UsageError("options are a domain's; a search of a space of your own has none")
         instance("space", space, SearchSpace, "an autotune.SearchSpace or the name of a domain")
@@ -172,21 +184,25 @@ def search_iter(
                 objectives=tuple(map(str, parse_objectives("value" if objectives is None else objectives))),
                 default=space.default() if default is None else dict(mapping("default", default)),
                 constraints=tuple(map(str, parse_constraints(constraints))),
-                evaluators={"given": evaluate},
+                evaluators=_evaluators(evaluate),
                 baselines=mapping("baselines", baselines or {}),
             ),
         )
-    fidelity, measure = problem.evaluator(evaluator)
+        evaluator = evaluator if evaluator is not None else list(problem.evaluators)
+    measures = problem.chosen(evaluator)
+    if costs is None and len(measures) > 1:
+        costs = {name: cost for name, cost in problem.costs.items() if name in measures}
+    limits.require_objectives(map(Objective.parse, problem.objectives))
     found = open_study(
         problem,
         domain=domain,
         options={
-            "evaluator": fidelity,
+            "evaluator": list(measures)[-1],
             "facts": dict(problem.facts),
             "highlights": list(problem.highlights),
             **({"domain_options": dict(options or {})} if domain else {}),
         },
-        trials=trials,
+        trials=limits.trials,
         strategy=strategy,
         strategy_options=strategy_options,
         seed=seed,
@@ -194,9 +210,26 @@ def search_iter(
         name=study,
         predictor=predictor,
         transfer_from=transfer_from,
+        fidelities=list(measures),
+        costs=costs,
+        limits=limits.stored(),
     )
     run = runner or InProcess([o.metric for o in found.objectives], protocol)
-    return (yield from _drive(found, measure, run, trials, timeout_s, started))
+    *cheaper, (_, counted) = measures.items()
+    by_fidelity: dict[str | None, Evaluate] = {**dict(cheaper), None: counted}  # as trials carry it
+    return (yield from _drive(found, by_fidelity, run, limits, started))
+
+
+def _evaluators(given: Evaluate | Mapping[str, Evaluate] | None) -> dict[str, Evaluate]:
+    named = dict(given) if isinstance(given, Mapping) and given else {"given": given}
+    for name, evaluate in named.items():
+        if not callable(evaluate):
+            raise UsageError(
+                f"evaluate is {given!r}; give a callable that takes a configuration"
+                if given is evaluate
+                else f"evaluator {name!r} is {evaluate!r}; give a callable that takes a configuration"
+            )
+    return {name: evaluate for name, evaluate in named.items() if callable(evaluate)}
 
 
 def open_study(
@@ -212,8 +245,15 @@ def open_study(
     name: str = "study",
     predictor: PredictorLike | None = None,
     transfer_from: TransferFrom | None = None,
+    fidelities: Sequence[str] = (),
+    costs: Mapping[str, float] | None = None,
+    limits: Mapping[str, Any] | None = None,
 ) -> Study:
     """The study of that name for this problem, created when it is new.
+
+    Args:
+        fidelities, costs: see `Study.create`.
+        limits: what a new study keeps of the limits of its search (`Limits.stored`).
 
     Raises:
         UsageError: when the study of that name is another one: another space, other objectives, another default
@@ -236,10 +276,12 @@ def open_study(
         predictor=_predictor(problem, predictor, strategy or "auto") if record is None else None,
         transfer=read(transfer_from, store, name) if record is None else (),
         domain_map=problem.domain_map,
+        fidelities=fidelities,
+        costs=costs,
     )
     if record is None or store is None:
         made = storage if isinstance(storage, Store) else store or Store(storage)
-        return Study.begin(definition, made, domain=domain, options=options, profile=problem.profile)
+        return Study.begin(definition, made, domain=domain, options=options, profile=problem.profile, limits=limits)
     study = Study.load(
         name,
         store,
@@ -261,6 +303,10 @@ def open_study(
         (f"the setting {key!r}", record.options.get(key), value)
         for key, value in (options or {}).items()
         if key not in _FOR_PEOPLE
+    ]
+    compared += [
+        (f"the {name}", record.options.get(name, []), definition.stored_fidelities.get(name, []))
+        for name in ("fidelities", "costs")
     ]
     for what, before, now in compared:
         if before != now:
@@ -293,7 +339,7 @@ def _predictor(
 
 
 def _short(value: Any) -> str:
-    text = ", ".join(value) if isinstance(value, list) else repr(value)
+    text = (", ".join(value) or "none") if isinstance(value, list) else repr(value)
     return text if len(text) <= 100 else f"{text[:99]}…"
 
 
@@ -304,33 +350,34 @@ def domain_problem(name: str, options: Mapping[str, Any]) -> Problem:
 
 
 def _drive(
-    study: Study, evaluate: Evaluate, runner: Runner, trials: int | None, timeout_s: float | None, started: float
+    study: Study, evaluators: Mapping[str | None, Evaluate], runner: Runner, limits: Limits, started: float
 ) -> Generator[Progress, None, Result]:
     environment = current_environment()
     study.set_environment(environment.fingerprint, environment.to_dict())
     study.store.set_study_state(study.record.id, "running")
     evaluated = 0.0
-    first = len(study.trials)
+    first = len(study.history.counted)
     heartbeat = Heartbeat(study)
     state, reason = "failed", "the search was broken off by an error"
     try:
         while True:
-            if timeout_s is not None and time.perf_counter() - started >= timeout_s:
-                state, reason = "done", f"time limit of {timeout_s:g} s reached"
+            enough = limits.reason(time.perf_counter() - started, lambda: study.history)
+            if enough is not None:
+                state, reason = "done", enough
                 break
             try:
-                trial = study.ask(up_to=trials)
+                trial = study.ask(up_to=limits.trials)
             except SpaceExhaustedError as end:
                 state, reason = "done", str(end)
                 break
-            record, spent = _evaluate(study, trial, evaluate, runner, heartbeat)
+            record, spent = _evaluate(study, trial, evaluators[trial.fidelity], runner, heartbeat)
             evaluated += spent
             if record is None:
                 continue
             if record.state is TrialState.WAITING:  # the machine failed, and may need a moment
                 time.sleep(_INFRA_PAUSE_S)
                 continue
-            yield _progress(study, record, trials, time.perf_counter() - started, first)
+            yield _progress(study, record, limits.trials, time.perf_counter() - started, first)
     except KeyboardInterrupt:
         state, reason = "interrupted", "interrupted by the user"
         raise
@@ -370,11 +417,11 @@ def _evaluate(
 def _progress(study: Study, trial: TrialRecord, budget: int | None, elapsed: float, first: int) -> Progress:
     history = study.history
     best = history.best if len(study.objectives) == 1 else next(iter(history.pareto), None)
-    measured = len(history.trials) - first
+    measured = len(history.counted) - first
     remaining = None
     if budget is not None and measured > 0:
-        remaining = elapsed / measured * max(0, budget - len(history.trials))
-    return Progress(study, trial, best, history.gain(best), counts(history.trials), budget, elapsed, remaining)
+        remaining = elapsed / measured * max(0, budget - len(history.counted))
+    return Progress(study, trial, best, history.gain(best), counts(history.counted), budget, elapsed, remaining)
 
 
 __all__ = ["DEFAULT_TRIALS", "Progress", "domain_problem", "open_study", "search", "search_iter"]

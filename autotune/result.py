@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from autotune.store import TrialRecord, TrialState
@@ -17,23 +17,54 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A trial as a result shows it: its number, configuration and metric values."""
+    """A trial as a result shows it: its number, configuration and metric values.
+
+    Attributes:
+        replicates: trials that measured the configuration; the number is the first one's, and the metrics are theirs
+            together (`Goals.merge`).
+    """
 
     number: int
     config: Mapping[str, Any]
     metrics: Mapping[str, float]
+    replicates: int = 1
 
     @classmethod
     def of(cls, trial: TrialRecord) -> Outcome:
-        return cls(trial.number, trial.config, trial.values)
+        return cls(trial.number, trial.config, trial.values, trial.replicates)
 
     def to_dict(self) -> dict[str, Any]:
         return {"number": self.number, "config": dict(self.config), "metrics": _finite(self.metrics)}
 
 
 @dataclass(frozen=True)
+class Spent:
+    """What the trials of one fidelity took.
+
+    Attributes:
+        trials: in whatever state; `completed` and `failed` of them ended so.
+        seconds: of evaluation.
+    """
+
+    trials: int
+    completed: int
+    failed: int
+    seconds: float
+
+    @classmethod
+    def of(cls, trials: Sequence[TrialRecord]) -> Spent:
+        states = Counter(t.state for t in trials)
+        seconds = sum(t.evaluate_s or 0.0 for t in trials)
+        return cls(len(trials), states[TrialState.COMPLETED], states[TrialState.FAILED], seconds)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "seconds": round(self.seconds, 4)}
+
+
+@dataclass(frozen=True)
 class Result:
-    """The end of a search, read from the store.
+    """The end of a search, read from the store. In a study of several fidelities only trials of the one that counts are
+    ranked and counted; `fidelities` tells of the others.
 
     Attributes:
         best: the best feasible trial; None when there is none, or with several objectives (see `pareto`).
@@ -41,6 +72,8 @@ class Result:
         baselines: the domain's named configurations that completed.
         pareto: feasible trials that no other dominates; with one objective the best alone.
         gain: relative improvement of the first objective over the default, positive when better; None where undefined.
+        trials: by state, and failures by kind.
+        fidelities: what each took, from the cheapest to the one that counts; empty in a study of one fidelity.
         seconds: ``total`` of this run, and its parts ``suggest``, ``evaluate`` and ``store``.
     """
 
@@ -53,6 +86,7 @@ class Result:
     trials: Mapping[str, Any]
     seconds: Mapping[str, float]
     stop_reason: str | None
+    fidelities: Mapping[str, Spent] = field(default_factory=dict)
 
     @classmethod
     def of(cls, study: Study, seconds: Mapping[str, float] | None = None) -> Result:
@@ -66,9 +100,10 @@ class Result:
             baselines={name: o for name, t in study.baselines.items() if (o := _completed(t)) is not None},
             pareto=tuple(Outcome.of(t) for t in history.pareto),
             gain=history.gain(best),
-            trials=counts(history.trials),
+            trials=counts(history.counted),
             seconds=seconds or _stored_seconds(history.trials),
             stop_reason=study.store.load_study(study.name).stop_reason,
+            fidelities={name: Spent.of(history.at(name).trials) for name in study.record.fidelities},
         )
 
     def frame(self) -> pd.DataFrame:
@@ -88,6 +123,7 @@ class Result:
             "baselines": {name: outcome.to_dict() for name, outcome in self.baselines.items()},
             "pareto": [o.to_dict() for o in self.pareto] if len(self.study.objectives) > 1 else None,
             "trials": dict(self.trials),
+            "fidelities": {name: spent.to_dict() for name, spent in self.fidelities.items()} or None,
             "seconds": {name: round(value, 4) for name, value in self.seconds.items()},
             "stop_reason": self.stop_reason,
         }

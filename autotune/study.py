@@ -16,6 +16,7 @@ from autotune.errors import SpaceExhaustedError, UsageError
 from autotune.measurement import Failure, Measurement
 from autotune.objective import Objective, OutcomeConstraint
 from autotune.space import Config, SearchSpace
+from autotune.stopping import TrialBudget
 from autotune.store import Profile, Proposal, Store, StudyRecord, TrialRecord, TrialState
 from autotune.store.records import DEFAULT_LABEL
 from autotune.store.rows import digest
@@ -55,6 +56,11 @@ class Trial:
     def config(self) -> Config:
         return dict(self.record.config)
 
+    @property
+    def fidelity(self) -> str | None:
+        """Name of the cheaper evaluator to use; None for the one whose results count."""
+        return self.record.fidelity
+
 
 class Study:
     """Trials of one search space under one set of objectives. Make one with `Study.create` or `Study.load`."""
@@ -84,10 +90,19 @@ class Study:
         self._revision = 0
         # Whether nobody else writes, as far as is known: then what was read last needs no reading again.
         self._alone = True
-        self._known: set[str] = set()  # hashes of configurations
+        self._known: set[tuple[str, str | None]] = set()  # hashes of configurations, each with a fidelity
+        self._cheaper: set[int] = set()  # numbers of trials of cheaper fidelities
         self._open: set[int] = set()  # numbers of trials that wait, or that another worker holds
         self._environment: int | None = None
-        self._task = equipment.task(self.space, goals, default, record.seed, record.budget.get("trials"))
+        self._task = equipment.task(
+            self.space,
+            goals,
+            default,
+            record.seed,
+            record.budget.get("trials"),
+            record.fidelities,
+            record.options.get("costs", {}),
+        )
         self._strategy = strategy(self._task) if strategy is not None else None
         # By hash, what is proposed before the strategy is asked; emptied as trials of these turn up.
         self._first: dict[str, tuple[str, Config]] = {}
@@ -125,6 +140,8 @@ class Study:
         predictor: PredictorLike | None = None,
         transfer_from: TransferFrom | None = None,
         domain_map: Any = None,
+        fidelities: Sequence[str] = (),
+        costs: Mapping[str, float] | None = None,
     ) -> Study:
         """Start a study.
 
@@ -133,6 +150,9 @@ class Study:
             default: the configuration that people use today, always trial 0; the space's own default when None.
             baselines: further configurations by name, proposed right after the default.
             budget: trials that the search will spend, for strategies that plan.
+            fidelities: names of several evaluators, from the cheapest to the one whose results count; a trial's `fidelity`
+                says which it is to be measured with.
+            costs: relative cost of an evaluation by fidelity, where it is known.
             domain, options, profile, domain_map: set by `autotune.search` for a domain.
             predictor, transfer_from: what a strategy may learn from beforehand, see `autotune.search_iter`.
 
@@ -155,6 +175,8 @@ class Study:
             predictor=predictor,
             transfer=read(transfer_from, found, name),
             domain_map=domain_map,
+            fidelities=fidelities,
+            costs=costs,
         )
         store = storage if isinstance(storage, Store) else found or Store(storage)
         return cls.begin(definition, store, domain=domain, options=options, profile=profile)
@@ -168,8 +190,9 @@ class Study:
         domain: str | None = None,
         options: Mapping[str, Any] | None = None,
         profile: Profile | None = None,
+        limits: Mapping[str, Any] | None = None,
     ) -> Study:
-        """Write a study that was checked before."""
+        """Write a study that was checked before; `limits` is what else ends its search (`Limits.stored`)."""
         equipment = definition.equipment
         settings = equipment.settings
         source = {} if equipment.predictor_from is None else {PREDICTOR: equipment.predictor_from}
@@ -183,8 +206,8 @@ class Study:
             default_config=definition.default,
             strategy=definition.strategy.name,
             seed=definition.seed,
-            budget={"trials": definition.budget} if definition.budget else {},
-            options={**(options or {}), "baselines": definition.baselines, **source},
+            budget={**({"trials": definition.budget} if definition.budget else {}), **(limits or {})},
+            options={**(options or {}), **definition.stored_fidelities, "baselines": definition.baselines, **source},
             strategy_options=None if settings is None else settings.model_dump(mode="json", exclude_unset=True),
             sources=equipment.records,
             profile=profile,
@@ -268,31 +291,34 @@ class Study:
         then what the strategy proposes.
 
         Args:
-            up_to: begin no trial beyond so many in the study, however many workers ask at once.
+            up_to: begin no trial beyond so many in the study, however many workers ask at once. In a study of several
+                fidelities these are trials of the one that counts; of all others together there may be
+                `autotune.stopping.CHEAPER_PER_TRIAL` for each.
 
         Raises:
             SpaceExhaustedError: when every feasible configuration was proposed, the strategy has nothing left, or the
-                study holds `up_to` trials.
+                study holds as many trials as it may.
         """
         if self._strategy is None:
             raise UsageError(f"study {self.name!r} was opened to look at; use Study.load to go on with it")
         wanted = 1 if n is None else whole("n", n, 1)
+        budget = None if up_to is None else TrialBudget(up_to, several=bool(self._task.fidelities))
         begun: list[Trial] = []
         if self._alone and not self._open and (wanted == 1 or not self._first):
-            begun, _ = self._begin(wanted, up_to)
+            begun, _ = self._begin(wanted, budget)
         if not begun:
             self._sync()
             begun = self._take_over(wanted)
-            begun += self._begin_among_others(wanted - len(begun), up_to)
+            begun += self._begin_among_others(wanted - len(begun), budget)
         if not begun:
-            raise SpaceExhaustedError(self._why_nothing(up_to))
+            raise SpaceExhaustedError(self._why_nothing(budget))
         return begun[0] if n is None else begun
 
-    def _begin_among_others(self, wanted: int, up_to: int | None) -> list[Trial]:
+    def _begin_among_others(self, wanted: int, budget: TrialBudget | None) -> list[Trial]:
         begun: list[Trial] = []
         for _ in range(_RACES):
             first = bool(self._first)  # the strategy is not asked before these are under way
-            more, raced = self._begin(wanted - len(begun), up_to)
+            more, raced = self._begin(wanted - len(begun), budget)
             begun += more
             if len(begun) >= wanted or not (raced or first):
                 break
@@ -300,10 +326,11 @@ class Study:
                 self._sync()
         return begun
 
-    def _begin(self, wanted: int, up_to: int | None) -> tuple[list[Trial], bool]:
+    def _begin(self, wanted: int, budget: TrialBudget | None) -> tuple[list[Trial], bool]:
         """Begin up to `wanted` trials of what is proposed; says also whether another worker was quicker with some."""
-        if up_to is not None:
-            wanted = min(wanted, up_to - len(self._trials))
+        if budget is not None:
+            left = budget.trials - self._counted
+            wanted = min(wanted, left) if budget.cheaper is None or left <= 0 else wanted
         if wanted <= 0 or self._strategy is None:
             return [], False
         started = time.perf_counter()
@@ -314,9 +341,11 @@ class Study:
             return [], False
         proposals = [self._proposal(s, label, spent / len(proposed)) for label, s in proposed]
         if self._alone:  # what is known here is all that there is, and the store need not look
-            proposals = [p for p in {p.config_hash: p for p in proposals}.values() if p.config_hash not in self._known]
-            if not proposals:
-                return [], False
+            proposals = self._new(proposals)
+        if budget is not None and budget.cheaper is not None and len(self._cheaper) >= budget.cheaper:
+            proposals = [p for p in proposals if p.fidelity is None]
+        if not proposals:
+            return [], False
         with self._store_clock:
             written = self.store.begin_trials(
                 self.record.id,
@@ -324,7 +353,8 @@ class Study:
                 worker_id=self._worker,
                 lease_s=LEASE_S,
                 environment_id=self._environment,
-                up_to=up_to,
+                up_to=None if budget is None else budget.trials,
+                cheaper_up_to=None if budget is None else budget.cheaper,
                 allow_duplicates=self._alone,
                 expect=self._revision if self._alone else None,
             )
@@ -349,12 +379,14 @@ class Study:
             taken.append(self._trial(record))
         return taken
 
-    def _why_nothing(self, up_to: int | None) -> str:
-        if up_to is not None and len(self._trials) >= up_to:
-            return f"the budget of {up_to} trials is spent"
+    def _why_nothing(self, budget: TrialBudget | None) -> str:
+        spent = None if budget is None else budget.reason(self._counted, len(self._cheaper))
+        if spent is not None:
+            return spent
         size = self.space.size
         among = f" of {size} feasible configurations" if size is not None else ""
-        return f"nothing left to propose after {len(self._trials)} trials{among}"
+        apart = f" and {len(self._cheaper)} cheaper ones" if self._cheaper else ""
+        return f"nothing left to propose after {self._counted} trials{among}{apart}"
 
     def tell(
         self,
@@ -422,7 +454,7 @@ class Study:
 
     @property
     def best(self) -> TrialRecord | None:
-        """The best feasible trial of a study with one objective; None while there is none.
+        """The best feasible configuration of a study with one objective, replicates as one; None while there is none.
 
         Raises:
             UsageError: with several objectives, where `pareto` is the answer.
@@ -432,7 +464,7 @@ class Study:
         return self.history.best
 
     def pareto(self) -> list[TrialRecord]:
-        """Feasible trials that no other feasible trial dominates, by number."""
+        """Feasible configurations that no other feasible one dominates, replicates as one, by number."""
         return list(self.history.pareto)
 
     @property
@@ -447,12 +479,17 @@ class Study:
         return {label: history.find(config) for label, config in self._named.items()}
 
     def frame(self) -> pd.DataFrame:
-        """One row per trial: number, state, proposer, every parameter, every metric, failure and times."""
+        """One row per trial: number, state, proposer, fidelity, every parameter, every metric, failure and times."""
         from autotune.frame import trials_frame  # noqa: PLC0415 - pandas takes longer to import than a search to start
 
-        return trials_frame(self.trials)
+        return trials_frame(self.trials, self.record)
 
     # ---------------------------------------------------------------- internals
+
+    @property
+    def _counted(self) -> int:
+        """Trials of the fidelity that counts, as far as known."""
+        return len(self._trials) - len(self._cheaper)
 
     def _propose(self, strategy: Strategy, n: int) -> Sequence[tuple[str | None, Suggestion]]:
         if self._first:
@@ -468,9 +505,22 @@ class Study:
             config_hash=digest(text),
             proposer=suggestion.proposer,
             label=label,
+            fidelity=self._task.cheaper(suggestion.fidelity),
             suggest_s=suggest_s,
             notes=suggestion.notes,
+            replicate=suggestion.replicate,
         )
+
+    def _new(self, proposals: Sequence[Proposal]) -> list[Proposal]:
+        """Those of configurations that are not known at their fidelity, each once; and replicates."""
+        known = set[tuple[str, str | None]]()
+        found: list[Proposal] = []
+        for proposal in proposals:
+            key = (proposal.config_hash, proposal.fidelity)
+            if proposal.replicate or not (key in self._known or key in known):
+                found.append(proposal)
+            known.add(key)
+        return found
 
     def _trial(self, record: TrialRecord) -> Trial:
         return Trial(record, self.seed)
@@ -492,8 +542,11 @@ class Study:
     def _set(self, record: TrialRecord) -> None:
         # Numbers are dense and begin at 0, so a trial's number is its place.
         self._trials[record.number : record.number + 1] = [record]
-        self._known.add(record.config_hash)
-        self._first.pop(record.config_hash, None)
+        self._known.add((record.config_hash, record.fidelity))
+        if record.counts:
+            self._first.pop(record.config_hash, None)
+        else:
+            self._cheaper.add(record.number)
         running = record.state is TrialState.RUNNING
         if record.state is TrialState.WAITING or (running and record.worker_id != self._worker):
             self._open.add(record.number)

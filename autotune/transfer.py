@@ -193,7 +193,7 @@ def _contents(store: Store, place: _Place, revision: int | None = None) -> Trans
 
 def _says_something(trial: TrialRecord) -> bool:
     failed = trial.state is TrialState.FAILED and trial.failure_kind is not FailureKind.INFRA
-    return failed or trial.state is TrialState.COMPLETED
+    return trial.counts and (failed or trial.state is TrialState.COMPLETED)
 
 
 def _stored_place(source: SourceRecord, study: str) -> _Place:

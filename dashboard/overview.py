@@ -21,16 +21,18 @@ _CACHED_STUDIES = 500
 def show(store: Store, studies: Sequence[StudySummary]) -> None:
     """Draw the list."""
     now = dt.datetime.now(dt.UTC)
+    apart = any(summary.cheaper for summary in studies)
+    cheaper = [Cell("cheaper", numeric=True)] if apart else []
     columns = [
         Cell("study"), Cell("state"), Cell("domain"), Cell("measured", numeric=True), Cell("failed", numeric=True),
-        Cell("running", numeric=True), Cell("waiting", numeric=True), Cell("objective"), Cell("best", numeric=True),
+        Cell("running", numeric=True), Cell("waiting", numeric=True), *cheaper, Cell("objective"), Cell("best", numeric=True),
         Cell("gain over default", numeric=True), Cell("last change", numeric=True), Cell("created", numeric=True),
     ]  # fmt: skip
-    rows = [_row(summary, _standing(store, summary.study), now) for summary in studies]
+    rows = [_row(summary, _standing(store, summary.study), now, apart=apart) for summary in studies]
     st.html(markup.table("studies", columns, rows))
 
 
-def _row(summary: StudySummary, standing: Standing, now: dt.datetime) -> Row:
+def _row(summary: StudySummary, standing: Standing, now: dt.datetime, *, apart: bool) -> Row:
     study, goals = summary.study, summary.study.goals
     counts = [summary.trials.get(state, 0) for state in SHOWN_STATES]
     several = len(goals.objectives) > 1
@@ -41,6 +43,7 @@ def _row(summary: StudySummary, standing: Standing, now: dt.datetime) -> Row:
             Cell(study.state),
             Cell(study.domain or text.NOTHING),
             *(Cell(str(count), numeric=True) for count in counts),
+            *([Cell(str(summary.cheaper) if summary.cheaper else text.NOTHING, numeric=True)] if apart else []),
             Cell(", ".join(map(str, goals.objectives)), wraps=True),
             Cell(f"{standing.front} on the front" if several else best, numeric=True),
             Cell(text.NOTHING if several else markup.gain(standing.gain), numeric=True),

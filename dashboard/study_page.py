@@ -68,6 +68,7 @@ def _cards(view: StudyView, *, several: bool) -> list[tuple[str, str | Markup, s
     counts = text.listing(
         [f"{states[state]} {state.value}" for state in SHOWN_STATES if states[state] or state is TrialState.COMPLETED]
     )
+    counts = text.listing([counts, *(f"{len(found)} {name}, not ranked" for name, found in view.cheaper.items())])
     trials = ("trials finished", f"{finished}" + (f" of {budget}" if budget else ""), counts)
     stop = ("state", view.study.state, view.study.stop_reason or "")
     if several:
@@ -108,12 +109,15 @@ def _gain_note(objective: Objective) -> str:
 
 def _notices(view: StudyView) -> None:
     """What a reader would otherwise wonder about. Only numbers of ours go into these texts, as they are Markdown."""
-    if not view.completed and view.failed and len(view.failed) == len(view.trials):
-        st.error(f"Every trial failed ({len(view.failed)} of {len(view.trials)}). The messages are below.")
+    if not view.completed and view.failed and len(view.failed) == len(view.counted):
+        st.error(f"Every trial failed ({len(view.failed)} of {len(view.counted)}). The messages are below.")
     elif not view.completed:
         st.info("No trial has finished with a measurement yet. Refresh in a while.")
     elif not view.feasible and view.infeasible:
         st.warning("No measured trial keeps every outcome constraint, so there is no best configuration yet.")
+    if view.cheaper:
+        apart = text.plural(sum(map(len, view.cheaper.values())), "trial")
+        st.info(f"{apart} of cheaper evaluators are kept, but neither ranked nor shown here.")
     if view.unusable:
         counted = text.plural(len(view.unusable), "completed trial")
         st.warning(f"{counted} without a number for every objective: counted above, but not in the chart.")

@@ -17,7 +17,11 @@ SHOWN_STATES = (TrialState.COMPLETED, TrialState.FAILED, TrialState.RUNNING, Tri
 
 @dataclass(frozen=True)
 class StudyView:
-    """One study with all of its trials, by number."""
+    """One study with all of its trials, by number.
+
+    What is charted and ranked are trials of the fidelity that counts; `cheaper` holds the others. Best, Pareto front and
+    incumbents take replicates of a configuration as one; every replicate is a trial of its own elsewhere.
+    """
 
     study: StudyRecord
     trials: tuple[TrialRecord, ...]
@@ -27,8 +31,24 @@ class StudyView:
         return self.study.goals
 
     @cached_property
+    def counted(self) -> tuple[TrialRecord, ...]:
+        """Trials of the fidelity that counts; all of them, in most studies."""
+        return tuple(t for t in self.trials if t.counts)
+
+    @cached_property
+    def cheaper(self) -> Mapping[str, tuple[TrialRecord, ...]]:
+        """The other trials, by fidelity, from the cheapest on."""
+        names = self.study.fidelities[:-1]
+        return {name: found for name in names if (found := tuple(t for t in self.trials if t.fidelity == name))}
+
+    @cached_property
     def completed(self) -> tuple[TrialRecord, ...]:
-        return tuple(t for t in self.trials if t.state is TrialState.COMPLETED)
+        return tuple(t for t in self.counted if t.state is TrialState.COMPLETED)
+
+    @cached_property
+    def merged(self) -> tuple[TrialRecord, ...]:
+        """Completed trials with replicates as one, by their first trial."""
+        return tuple(self.goals.merge(self.completed))
 
     @cached_property
     def feasible(self) -> tuple[TrialRecord, ...]:
@@ -46,22 +66,29 @@ class StudyView:
 
     @cached_property
     def failed(self) -> tuple[TrialRecord, ...]:
-        return tuple(t for t in self.trials if t.state is TrialState.FAILED)
+        return tuple(t for t in self.counted if t.state is TrialState.FAILED)
 
     @cached_property
     def default(self) -> TrialRecord | None:
         """The trial of the default configuration, in whatever state; None before it was asked for."""
-        return next((t for t in self.trials if t.label == DEFAULT_LABEL), None)
+        return self._found(next((t for t in self.counted if t.label == DEFAULT_LABEL), None))
 
     @cached_property
     def baselines(self) -> Mapping[str, TrialRecord | None]:
         """The study's named configurations, each with its trial; two names of one configuration share a trial."""
         named: Mapping[str, Any] = self.study.options.get("baselines", {})
-        return {name: next((t for t in self.trials if t.config == config), None) for name, config in named.items()}
+        return {
+            name: self._found(next((t for t in self.counted if t.config == config), None))
+            for name, config in named.items()
+        }
+
+    def _found(self, trial: TrialRecord | None) -> TrialRecord | None:
+        """A trial's configuration as it is ranked where it was measured; else the trial itself."""
+        return next((t for t in self.merged if trial is not None and t.config_hash == trial.config_hash), trial)
 
     @cached_property
     def best(self) -> TrialRecord | None:
-        return self.goals.best(self.completed)
+        return self.goals.best(self.merged)
 
     @cached_property
     def gain(self) -> float | None:
@@ -69,10 +96,13 @@ class StudyView:
 
     @cached_property
     def incumbents(self) -> tuple[TrialRecord, ...]:
-        """The trials that were the best feasible one when they ended up in the history, by number."""
+        """The trials that were the best feasible one when they ended up in the history, by number.
+
+        Replicates are seen as they are known today, so that the last of these is the best.
+        """
         objective = self.goals.first
         found: list[TrialRecord] = []
-        for trial in self.feasible:
+        for trial in filter(self.goals.is_feasible, self.merged):
             loss = objective.sign * trial.values[objective.metric]
             if not found or loss < objective.sign * found[-1].values[objective.metric]:
                 found.append(trial)
@@ -80,12 +110,12 @@ class StudyView:
 
     @cached_property
     def pareto(self) -> tuple[TrialRecord, ...]:
-        return tuple(self.goals.pareto(self.completed))
+        return tuple(self.goals.pareto(self.merged))
 
     @cached_property
     def states(self) -> Mapping[TrialState, int]:
         """Trials by state, every state named."""
-        counted = Counter(t.state for t in self.trials)
+        counted = Counter(t.state for t in self.counted)
         return {state: counted[state] for state in TrialState}
 
     @cached_property

@@ -120,6 +120,20 @@ def settings(given: Sequence[str], flag: str = "--set") -> dict[str, str]:
     return found
 
 
+def share(option: str, text: str | None) -> float | None:
+    """Read a relative amount, ``0.1%`` or ``0.001``."""
+    if text is None:
+        return None
+    digits = text.strip()
+    try:
+        value = float(digits.removesuffix("%")) / (100.0 if digits.endswith("%") else 1.0)
+    except ValueError:
+        value = math.nan
+    if not 0.0 < value < math.inf:
+        raise UsageError(f"{option} {text!r} is no share above 0; write it as 0.1% or 0.001")
+    return value
+
+
 def differences(
     space: SearchSpace, config: Mapping[str, Any], default: Mapping[str, Any]
 ) -> list[tuple[str, str, str]]:

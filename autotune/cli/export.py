@@ -86,7 +86,7 @@ def _json(study: Study) -> str:
         "seed": record.seed,
         "options": record.options,
         "profile": None if record.profile_id is None else study.store.profile(record.profile_id).payload,
-        "trials": [{**trial_json(t), "samples": study.store.samples(t.id)} for t in study.trials],
+        "trials": [{**trial_json(t, record), "samples": study.store.samples(t.id)} for t in study.trials],
     }
     return json_text(document)
 

@@ -50,7 +50,11 @@ class ProgressView:
             self._console.print(self._line(progress), soft_wrap=True)
 
     def _of(self, progress: Progress) -> str:
-        return f"{progress.trial.number + 1}" + (f"/{progress.budget}" if progress.budget else "")
+        study, trial = progress.study.record, progress.trial
+        if not study.fidelities:
+            return f"{trial.number + 1}" + (f"/{progress.budget}" if progress.budget else "")
+        counted = f"{progress.counts['total']}" + (f"/{progress.budget}" if progress.budget else "")
+        return f"{trial.number + 1} on {study.evaluator_of(trial)}  ({counted} on {study.fidelities[-1]})"
 
     def _line(self, progress: Progress) -> str:
         incumbent = (

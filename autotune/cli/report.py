@@ -8,7 +8,7 @@ from rich.text import Text
 from autotune.cli.common import command_line, differences, heading, table
 from autotune.objective import Objective
 from autotune.result import Outcome, Result
-from autotune.text import number, percent, plural, value_text
+from autotune.text import listing, number, percent, plural, value_text
 
 _METRICS_SHOWN = 5
 
@@ -29,6 +29,11 @@ def print_result(result: Result, console: Console) -> None:
         console.print(f"  strategy: {study.record.strategy} ({chosen})", soft_wrap=True)
     for source in study.record.sources:
         console.print(f"  learns from: {source} ({plural(source.trials, 'trial')})", soft_wrap=True)
+    if result.fidelities:
+        spent = [
+            f"{name} {plural(one.trials, 'trial')}, {number(one.seconds)} s" for name, one in result.fidelities.items()
+        ]
+        console.print(f"  evaluators: {listing(spent)}, whose results count", soft_wrap=True)
     if len(study.objectives) > 1:
         _print_front(result, console)
         return
@@ -64,7 +69,7 @@ def _print_comparison(result: Result, console: Console) -> None:
     for label, outcome in named:
         gain = _gain(objective, outcome, result.default)
         values = [number(outcome.metrics.get(metric)) for metric in metrics]
-        rows.append([label, str(outcome.number), *values, percent(gain)])
+        rows.append([label, _number(outcome), *values, percent(gain)])
     columns = ["configuration", "trial", *map(heading, metrics), "gain over default"]
     console.print()
     console.print(table(None, columns, rows, right=columns[1:]))
@@ -74,7 +79,7 @@ def _print_front(result: Result, console: Console) -> None:
     metrics = _shown_metrics(result)
     rows = [
         [
-            str(o.number),
+            _number(o),
             *(number(o.metrics.get(m)) for m in metrics),
             "  ".join(f"{k}={value_text(v)}" for k, v in o.config.items()),
         ]
@@ -83,6 +88,10 @@ def _print_front(result: Result, console: Console) -> None:
     columns = ["trial", *map(heading, metrics), "configuration"]
     console.print()
     console.print(table("Pareto front", columns, rows, right=columns[:-1]))
+
+
+def _number(outcome: Outcome) -> str:
+    return f"{outcome.number}" + (f" (×{outcome.replicates})" if outcome.replicates > 1 else "")
 
 
 def _gain(objective: Objective, outcome: Outcome, default: Outcome | None) -> float | None:

@@ -23,6 +23,7 @@ from autotune.cli.common import (
     print_json,
     program,
     settings,
+    share,
 )
 from autotune.errors import SearchFailedError, UsageError
 
@@ -36,6 +37,10 @@ EXAMPLES = """
   autotune search moe-cache
 
   autotune search moe-cache --set trace=my.moetrace.npz --trials 100
+
+  autotune search moe-cache --target 'token_latency_ms <= 10' --min-gain 0.1%
+
+  autotune search DOMAIN --evaluator profiled,real    (cheap ones first; the last one's results count)
 
   autotune search space.yaml -- ./bench --tile {tile}
 
@@ -80,6 +85,20 @@ def search(
     timeout: Annotated[
         float | None, typer.Option("--timeout", metavar="SECONDS", help="Stop asking after so long.")
     ] = None,
+    target_: Annotated[
+        list[str] | None,
+        typer.Option("--target", metavar="'METRIC <= X'", help="Stop when the best is this good; repeatable."),
+    ] = None,
+    min_gain: Annotated[
+        str | None,
+        typer.Option(
+            "--min-gain", metavar="SHARE", help="Stop when the strategy expects less of a trial, such as 0.1%."
+        ),
+    ] = None,
+    min_gain_per_hour: Annotated[
+        str | None,
+        typer.Option("--min-gain-per-hour", metavar="SHARE", help="Stop when it expects less of an hour, such as 1%."),
+    ] = None,
     strategy: Annotated[str | None, typer.Option("--strategy", help="Search algorithm; 'auto' chooses.")] = None,
     strategy_option: Annotated[
         list[str] | None,
@@ -91,7 +110,12 @@ def search(
         typer.Option("--set", metavar="NAME=VALUE", help="An option of the domain; see 'autotune domains NAME'."),
     ] = None,
     evaluator: Annotated[
-        str | None, typer.Option("--evaluator", help="Which of the domain's evaluators measures.")
+        str | None,
+        typer.Option(
+            "--evaluator",
+            metavar="NAME[,NAME]",
+            help="Which of the domain's evaluators measures; several from the cheapest to the one that counts.",
+        ),
     ] = None,
     objective: Annotated[
         list[str] | None,
@@ -132,11 +156,14 @@ def search(
     else:
         if command:
             raise UsageError("a command after '--' needs a SPACE.yaml before it that describes its parameters")
-        request = _domain_request(target, study, storage, given, evaluator)
+        request = _domain_request(target, study, storage, given, _names(evaluator))
     arguments = request.arguments
     for name, value in (
         ("trials", trials),
         ("timeout_s", timeout),
+        ("target", target_),
+        ("min_gain", share("--min-gain", min_gain)),
+        ("min_gain_per_hour", share("--min-gain-per-hour", min_gain_per_hour)),
         ("strategy", strategy),
         ("strategy_options", settings(strategy_option, "--strategy-option") if strategy_option else None),
         ("predictor", False if no_predictor else None),
@@ -158,6 +185,11 @@ def _sources(named: list[str], *, none: bool) -> list[str] | None:
     if named and none:
         raise UsageError(f"--no-transfer and --transfer-from {named[0]} contradict each other; give one of them")
     return named if named or none else None
+
+
+def _names(evaluator: str | None) -> str | list[str] | None:
+    names = evaluator.split(",") if evaluator is not None else []
+    return [name.strip() for name in names] if len(names) > 1 else evaluator
 
 
 def _is_file(target: str) -> bool:
@@ -192,7 +224,7 @@ def _command_request(path: Path, command: list[str], study: str | None, override
 
 
 def _domain_request(
-    target: str | None, study: str | None, storage: str, given: dict[str, str], evaluator: str | None
+    target: str | None, study: str | None, storage: str, given: dict[str, str], evaluator: str | list[str] | None
 ) -> _Request:
     from autotune.store import Store  # noqa: PLC0415
 
@@ -208,9 +240,9 @@ def _domain_request(
             )
         kept = record.options
         options = {**kept.get("domain_options", {}), **given}
-        arguments = {"space": record.domain, "options": options, "evaluator": evaluator or kept.get("evaluator")}
-        if record.budget.get("trials"):
-            arguments["trials"] = record.budget["trials"]
+        evaluator = evaluator or list(record.fidelities) or kept.get("evaluator")
+        # What else ends the search is kept too, by the names of the arguments.
+        arguments = {"space": record.domain, "options": options, "evaluator": evaluator, **record.budget}
         return _Request(arguments, study)
     return _Request({"space": target, "options": given, "evaluator": evaluator}, target if study is None else study)
 

@@ -14,6 +14,7 @@ from autotune.errors import SearchFailedError, UsageError
 from autotune.text import age, number, percent, value_text
 
 if TYPE_CHECKING:
+    from autotune.store import StudyRecord, TrialRecord
     from autotune.study import Study
 
 
@@ -97,31 +98,43 @@ def trials(
     if last is not None:
         rows = rows[-last:] if last > 0 else []
     if json_:
-        print_json([trial_json(t) for t in rows])
+        print_json([trial_json(t, opened.record) for t in rows])
         return
     metrics = [o.metric for o in opened.objectives] + [c.metric for c in opened.constraints]
+    several = bool(opened.record.fidelities)
+    first: dict[tuple[str, str | None], int] = {}
+    for t in opened.trials:
+        first.setdefault((t.config_hash, t.fidelity), t.number)
     shown = [
         [
             str(t.number),
             t.state.value if t.failure_kind is None else f"failed: {t.failure_kind.value}",
-            t.label or t.proposer,
+            *([f"{opened.record.evaluator_of(t)}" + ("" if t.counts else " (cheaper)")] if several else []),
+            _proposed(t, first[t.config_hash, t.fidelity]),
             *(number(t.values.get(m)) for m in metrics),
             value_text(t.evaluate_s) if t.evaluate_s is not None else "–",
             t.failure_message or "  ".join(f"{k}={value_text(v)}" for k, v in t.config.items()),
         ]
         for t in rows
     ]
-    columns = ["trial", "state", "proposer", *metrics, "seconds", "configuration or failure"]
+    columns = ["trial", "state", *(["evaluator"] if several else []), "proposer", *metrics, "seconds"]
+    columns.append("configuration or failure")
     console.print(table(None, columns, shown, right=["trial", *metrics, "seconds"]))
 
 
-def trial_json(trial: Any) -> dict[str, Any]:
-    """A trial as JSON-able values."""
+def _proposed(trial: TrialRecord, first: int) -> str:
+    again = f", repeats trial {first}" if first != trial.number else ""
+    return f"{trial.label or trial.proposer}{again}"
+
+
+def trial_json(trial: TrialRecord, study: StudyRecord) -> dict[str, Any]:
+    """A trial as JSON-able values; `fidelity` names its evaluator in a study of several."""
     return {
         "number": trial.number,
         "state": trial.state.value,
         "label": trial.label,
         "proposer": trial.proposer,
+        "fidelity": study.evaluator_of(trial),
         "config": dict(trial.config),
         "metrics": {k: {"value": m.value, "half_width": m.half_width} for k, m in trial.metrics.items()},
         "failure": {"kind": trial.failure_kind.value, "message": trial.failure_message} if trial.failure_kind else None,
@@ -153,6 +166,7 @@ def studies(storage: StorageOption = DEFAULT_STORAGE, json_: JsonOption = False)
                 "strategy": record.strategy,
                 "trials": sum(summary.trials.values()),
                 "failed": summary.trials.get(TrialState.FAILED, 0),
+                "cheaper": summary.cheaper,
                 "objectives": list(record.objectives),
                 "best": reached.best if single else None,
                 "gain": reached.gain if single else None,
@@ -173,7 +187,7 @@ def studies(storage: StorageOption = DEFAULT_STORAGE, json_: JsonOption = False)
             s["domain"] or "–",
             s["state"],
             s["strategy"],
-            str(s["trials"]),
+            str(s["trials"]) + (f" + {s['cheaper']} cheaper" if s["cheaper"] else ""),
             str(s["failed"]),
             ", ".join(s["objectives"]),
             number(s["best"]),

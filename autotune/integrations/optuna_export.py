@@ -23,7 +23,8 @@ _STATES = {
 def export_study(study: Study, url: str) -> int:
     """Write every finished trial of `study` to the Optuna storage at `url`; returns how many.
 
-    Other metrics than the objectives, and failures, become user attributes; outcome constraints become Optuna's.
+    Other metrics than the objectives, and failures, become user attributes; outcome constraints become Optuna's. Trials
+    of cheaper fidelities are pruned ones there, which Optuna does not rank, with all that they measured as attributes.
 
     Raises:
         UsageError: when the storage cannot be opened or holds a study of that name already.
@@ -52,19 +53,22 @@ def _copy(study: Study, trial: TrialRecord) -> optuna.trial.FrozenTrial:
     known = distributions(study.space)
     params = flatten(study.space, trial.config)
     completed = trial.state is TrialState.COMPLETED
-    goals = [o.metric for o in study.objectives]
+    ranked = completed and trial.counts
+    goals = [o.metric for o in study.objectives] if trial.counts else []
     attributes: dict[str, Any] = {name: value for name, value in trial.values.items() if name not in goals}
     attributes |= {"number": trial.number, "proposer": trial.proposer, "label": trial.label}
+    if study.record.fidelities:
+        attributes["fidelity"] = study.record.evaluator_of(trial)
     if trial.failure_kind is not None:
         attributes |= {"failure_kind": trial.failure_kind.value, "failure_message": trial.failure_message}
     limits = {
-        f"constraints:{limit}": min(limit.violation(trial.values), 1e300) for limit in study.constraints if completed
+        f"constraints:{limit}": min(limit.violation(trial.values), 1e300) for limit in study.constraints if ranked
     }
     made = create_trial(
-        state=_STATES[trial.state],
+        state=_STATES[trial.state] if trial.counts or not completed else OptunaState.PRUNED,
         params=params,
         distributions={name: known[name] for name in params},
-        values=[trial.values[name] for name in goals] if completed else None,
+        values=[trial.values[name] for name in goals] if ranked else None,
         user_attrs=attributes,
         system_attrs=limits,
     )

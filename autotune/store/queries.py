@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import sqlalchemy as sa
 
+from autotune.measurement import Metric
 from autotune.store import models as m
 from autotune.store.records import DEFAULT_LABEL, StudyRecord, TrialState
 from autotune.store.store import Store
@@ -15,36 +17,57 @@ from autotune.store.store import Store
 
 @dataclass(frozen=True)
 class MeasuredValues:
-    """A completed trial by number and label, with the metrics that were asked for (NaN where the store has none)."""
+    """A completed trial by number, label and its configuration's hash, with the metrics that were asked for.
+
+    A metric is NaN where the store has none.
+    """
 
     number: int
     label: str | None
-    values: Mapping[str, float]
+    config_hash: str
+    metrics: Mapping[str, Metric]
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The metric values alone."""
+        return {name: metric.value for name, metric in self.metrics.items()}
+
+    def merged(self, metrics: Mapping[str, Metric], replicates: int) -> Self:
+        """This trial with the metrics of several; see `Goals.merge`."""
+        return replace(self, metrics=metrics)
 
 
 def measured_values(store: Store, study_id: int, metrics: Sequence[str]) -> list[MeasuredValues]:
-    """The completed trials of a study, by number, with these metrics alone. One query, no configuration is read.
+    """The completed trials that count of a study, by number, with these metrics alone. One query, no configuration is read.
 
     Raises:
         StoreError: when the store cannot be read.
     """
     query = (
-        sa.select(m.trials.c.number, m.trials.c.label, m.metrics.c.name, m.metrics.c.value)
+        sa.select(
+            m.trials.c.number,
+            m.trials.c.label,
+            m.trials.c.config_hash,
+            m.metrics.c.name,
+            m.metrics.c.value,
+            m.metrics.c.half_width,
+        )
         .join(m.metrics, m.metrics.c.trial_id == m.trials.c.id)
         .where(
             m.trials.c.study_id == study_id,
             m.trials.c.state == TrialState.COMPLETED.value,
+            m.trials.c.fidelity.is_(None),
             m.metrics.c.name.in_(list(metrics)),
         )
         .order_by(m.trials.c.number)
     )
-    labels: dict[int, str | None] = {}
-    values: dict[int, dict[str, float]] = {}
+    trials: dict[int, tuple[str | None, str]] = {}
+    found: dict[int, dict[str, Metric]] = {}
     with store._read() as connection:
-        for number, label, name, value in connection.execute(query):
-            labels[number] = label
-            values.setdefault(number, {})[name] = math.nan if value is None else value
-    return [MeasuredValues(number, labels[number], found) for number, found in values.items()]
+        for number, label, config_hash, name, value, half_width in connection.execute(query):
+            trials[number] = (label, config_hash)
+            found.setdefault(number, {})[name] = Metric(math.nan if value is None else value, half_width)
+    return [MeasuredValues(number, *trials[number], measured) for number, measured in found.items()]
 
 
 @dataclass(frozen=True)
@@ -59,7 +82,7 @@ class Standing:
 def standing(store: Store, study: StudyRecord) -> Standing:
     """How far a study is, from its metrics alone."""
     goals = study.goals
-    measured = measured_values(store, study.id, goals.metrics)
+    measured = goals.merge(measured_values(store, study.id, goals.metrics))
     best = goals.best(measured)
     default = next((trial for trial in measured if trial.label == DEFAULT_LABEL), None)
     return Standing(

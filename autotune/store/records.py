@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 from autotune.goals import Goals
 from autotune.measurement import FailureKind, Metric
@@ -25,7 +25,12 @@ class TrialState(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Proposal:
-    """A configuration about to become a trial."""
+    """A configuration about to become a trial.
+
+    Attributes:
+        fidelity: the cheaper evaluator that is to measure it, None for the one whose results count.
+        replicate: whether it is begun even where it was measured at that fidelity before.
+    """
 
     config: Mapping[str, Any]
     config_json: str
@@ -35,11 +40,17 @@ class Proposal:
     fidelity: str | None = None
     suggest_s: float = 0.0
     notes: Mapping[str, Any] = field(default_factory=dict)
+    replicate: bool = False
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial as the store has it. `metrics` carry no samples here; `Store.samples` reads those."""
+    """One trial as the store has it. `metrics` carry no samples here; `Store.samples` reads those.
+
+    Attributes:
+        fidelity: the cheaper evaluator that measures it; None for the one whose results count.
+        replicates: trials of this configuration that the record was made of; 1 unless `Goals.merge` made it.
+    """
 
     id: int
     number: int
@@ -60,11 +71,21 @@ class TrialRecord:
     notes: Mapping[str, Any] = field(default_factory=dict)
     created_at: dt.datetime | None = None
     finished_at: dt.datetime | None = None
+    replicates: int = 1
 
     @property
     def values(self) -> dict[str, float]:
         """The metric values alone; empty for a trial that did not complete."""
         return {name: metric.value for name, metric in self.metrics.items()}
+
+    @property
+    def counts(self) -> bool:
+        """Whether the evaluator measures it whose results count: the only one, in most studies."""
+        return self.fidelity is None
+
+    def merged(self, metrics: Mapping[str, Metric], replicates: int) -> Self:
+        """This trial with the metrics of `replicates` trials; see `Goals.merge`."""
+        return replace(self, metrics=metrics, replicates=replicates)
 
 
 @dataclass(frozen=True)
@@ -125,11 +146,26 @@ class StudyRecord:
         """What the study optimises, and within which limits."""
         return Goals.parse(self.objectives, self.constraints)
 
+    @property
+    def fidelities(self) -> tuple[str, ...]:
+        """Names of its evaluators from the cheapest to the one whose results count; empty where there is one."""
+        return tuple(self.options.get("fidelities", ()))
+
+    def evaluator_of(self, trial: TrialRecord) -> str | None:
+        """Name of the evaluator of a trial, in a study of several."""
+        return trial.fidelity or next(reversed(self.fidelities), None)
+
 
 @dataclass(frozen=True)
 class StudySummary:
-    """A study with its trials counted in SQL."""
+    """A study with its trials counted in SQL.
+
+    Attributes:
+        trials, failures: those that count, by state and by kind of failure.
+        cheaper: trials of cheaper fidelities, in whatever state.
+    """
 
     study: StudyRecord
     trials: Mapping[TrialState, int]
     failures: Mapping[str, int]
+    cheaper: int = 0

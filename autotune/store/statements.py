@@ -25,11 +25,18 @@ _ADVANCE_RETURNING = _ADVANCE.returning(m.studies.c.next_number, m.studies.c.rev
 SET_NUMBER = (
     m.studies.update().where(m.studies.c.id == _THIS_STUDY).values(next_number=sa.bindparam("number", type_=sa.Integer))
 )
-FIND_CONFIG = (
+_FIND_CONFIG = (
     sa.select(sa.literal(1))
     .select_from(m.trials)
     .where(m.trials.c.study_id == _THIS_STUDY, m.trials.c.config_hash == sa.bindparam("hash"))
     .limit(1)
+)
+FIND_CONFIG = _FIND_CONFIG.where(m.trials.c.fidelity.is_(None))
+FIND_CONFIG_AT = _FIND_CONFIG.where(m.trials.c.fidelity == sa.bindparam("fidelity"))
+COUNT_CHEAPER = (
+    sa.select(sa.func.count())
+    .select_from(m.trials)
+    .where(m.trials.c.study_id == _THIS_STUDY, m.trials.c.fidelity.is_not(None))
 )
 INSERT_TRIAL = m.trials.insert()
 INSERT_METRICS = m.metrics.insert()

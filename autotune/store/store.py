@@ -200,15 +200,19 @@ class Store:
             )
 
     def studies(self) -> list[StudySummary]:
-        """Every study, newest first, with its trials counted by state and its failures by kind."""
-        by_state = sa.select(m.trials.c.study_id, m.trials.c.state, sa.func.count()).group_by(
-            m.trials.c.study_id, m.trials.c.state
+        """Every study, newest first, with the trials that count by state, and their failures by kind."""
+        counts = m.trials.c.fidelity.is_(None)
+        by_state = (
+            sa.select(m.trials.c.study_id, m.trials.c.state, sa.func.count())
+            .where(counts)
+            .group_by(m.trials.c.study_id, m.trials.c.state)
         )
         by_kind = (
             sa.select(m.trials.c.study_id, m.trials.c.failure_kind, sa.func.count())
-            .where(m.trials.c.state == TrialState.FAILED.value)
+            .where(counts, m.trials.c.state == TrialState.FAILED.value)
             .group_by(m.trials.c.study_id, m.trials.c.failure_kind)
         )
+        others = sa.select(m.trials.c.study_id, sa.func.count()).where(~counts).group_by(m.trials.c.study_id)
         with self._read() as connection:
             records = [
                 study_record(row) for row in connection.execute(m.studies.select().order_by(m.studies.c.id.desc()))
@@ -219,7 +223,11 @@ class Store:
             kinds: dict[int, dict[str, int]] = {}
             for study_id, kind, count in connection.execute(by_kind):
                 kinds.setdefault(study_id, {})[kind] = count
-        return [StudySummary(record, states.get(record.id, {}), kinds.get(record.id, {})) for record in records]
+            cheaper = {int(row[0]): int(row[1]) for row in connection.execute(others)}
+        return [
+            StudySummary(record, states.get(record.id, {}), kinds.get(record.id, {}), cheaper.get(record.id, 0))
+            for record in records
+        ]
 
     # ----------------------------------------------------------------- trials
 
@@ -233,12 +241,17 @@ class Store:
         allow_duplicates: bool = False,
         environment_id: int | None = None,
         up_to: int | None = None,
+        cheaper_up_to: int | None = None,
         expect: int | None = None,
     ) -> list[TrialRecord | None] | None:
         """Turn proposals into running trials, in one transaction.
 
+        A configuration is begun once at each fidelity, replicates apart.
+
         Args:
-            up_to: begin none whose number would be this or more, however many workers begin trials at once.
+            up_to: begin none where the study has so many already, however many workers begin trials at once.
+            cheaper_up_to: as `up_to`, for trials of cheaper fidelities, which `up_to` does not count then; None in a
+                study of one fidelity.
             expect: the revision of the study that the proposals were made for.
 
         Returns:
@@ -254,13 +267,19 @@ class Store:
                 connection.rollback()
                 return None
             number = after - len(proposals)
+            most, most_cheaper = (math.inf if limit is None else limit for limit in (up_to, cheaper_up_to))
+            apart = cheaper_up_to is not None
+            cheaper = connection.execute(q.COUNT_CHEAPER, {"this_study": study_id}).scalar_one() if apart else 0
             for proposal in proposals:
-                known = {"this_study": study_id, "hash": proposal.config_hash}
-                if (up_to is not None and number >= up_to) or (
-                    not allow_duplicates and connection.execute(q.FIND_CONFIG, known).scalar() is not None
+                cheap = apart and proposal.fidelity is not None
+                if (
+                    number - cheaper >= most
+                    or (cheap and cheaper >= most_cheaper)
+                    or not (allow_duplicates or proposal.replicate or _is_new(connection, study_id, proposal))
                 ):
                     begun.append(None)
                     continue
+                cheaper += cheap
                 row = {
                     "study_id": study_id,
                     "number": number,
@@ -483,6 +502,13 @@ class Store:
                 f"trial {trial.number} is not leased to {trial.worker_id} any more: it was told already, or its "
                 "lease ran out and another worker took it"
             )
+
+
+def _is_new(connection: sa.Connection, study_id: int, proposal: Proposal) -> bool:
+    known = {"this_study": study_id, "hash": proposal.config_hash}
+    if proposal.fidelity is None:
+        return connection.execute(q.FIND_CONFIG, known).scalar() is None
+    return connection.execute(q.FIND_CONFIG_AT, {**known, "fidelity": proposal.fidelity}).scalar() is None
 
 
 def _can_be_taken(row: Any, now: dt.datetime) -> bool:

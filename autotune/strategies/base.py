@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -54,7 +55,8 @@ class Task:
         predictor: a cheap model of the metrics, to be trusted as far as measurements bear it out.
         sources: earlier studies to learn from.
         fidelities: names of the evaluators from the cheapest to the one whose results count; empty where there is one.
-        costs: relative cost of an evaluation by fidelity, where it is known beforehand; else it is what trials took.
+        costs: relative cost of an evaluation by fidelity, where it is known beforehand (1 for the one whose results count,
+            unless it is given); else it is what trials took.
     """
 
     space: SearchSpace
@@ -75,51 +77,114 @@ class Task:
         """What to optimise, and within which limits."""
         return Goals(self.objectives, self.constraints)
 
+    def cheaper(self, fidelity: str | None) -> str | None:
+        """A fidelity as trials carry it: the name of a cheaper one, None for the one whose results count.
+
+        Raises:
+            UsageError: for a name that is none of this task's fidelities.
+        """
+        if fidelity is None or (self.fidelities and fidelity == self.fidelities[-1]):
+            return None
+        if fidelity not in self.fidelities:
+            known = f"it has: {', '.join(self.fidelities)}" if self.fidelities else "it has one evaluator"
+            raise UsageError(f"fidelity {fidelity!r} is unknown in this study; {known}")
+        return fidelity
+
 
 @dataclass(frozen=True)
 class History:
-    """Every trial of a study so far, by number. Immutable: a strategy may keep it and compare."""
+    """Every trial of a study so far, by number. Immutable: a strategy may keep it and compare.
+
+    Everything but `trials` looks at one fidelity, the one whose results count, so that a strategy may know nothing of
+    fidelities; `at` gives the others. What ranks trials takes replicates of a configuration as one (`Goals.merge`).
+
+    Attributes:
+        fidelity: which is looked at, as trials carry it: None for the one whose results count.
+    """
 
     task: Task
     trials: tuple[TrialRecord, ...] = ()
+    fidelity: str | None = None
+
+    def at(self, fidelity: str | None) -> History:
+        """The trials of one fidelity alone, looked at.
+
+        Raises:
+            UsageError: for a name that is none of the task's fidelities.
+        """
+        name = self.task.cheaper(fidelity)
+        return History(self.task, tuple(t for t in self.trials if t.fidelity == name), name)
+
+    def seconds(self, fidelity: str | None) -> float | None:
+        """Mean seconds of an evaluation at that fidelity, failed ones among them; None while none was timed."""
+        name = self.task.cheaper(fidelity)
+        taken = [t.evaluate_s for t in self.trials if t.fidelity == name and t.evaluate_s is not None]
+        return math.fsum(taken) / len(taken) if taken else None
+
+    def cost(self, fidelity: str | None) -> float | None:
+        """Cost of an evaluation relative to one whose result counts: as declared, else as `seconds` says.
+
+        None while nothing is known of it.
+        """
+        name = self.task.cheaper(fidelity)
+        if name is None:
+            return 1.0
+        if name in self.task.costs:
+            return self.task.costs[name] / self.task.costs.get(self.task.fidelities[-1], 1.0)
+        cheap, full = self.seconds(name), self.seconds(None)
+        return cheap / full if cheap is not None and full else None
+
+    @cached_property
+    def counted(self) -> tuple[TrialRecord, ...]:
+        """The trials of the fidelity that is looked at, in whatever state."""
+        return tuple(t for t in self.trials if t.fidelity == self.fidelity)
 
     @cached_property
     def completed(self) -> tuple[TrialRecord, ...]:
-        return tuple(t for t in self.trials if t.state is TrialState.COMPLETED)
+        """Every measured trial; replicates are trials of their own here."""
+        return tuple(t for t in self.counted if t.state is TrialState.COMPLETED)
 
     @cached_property
     def failed(self) -> tuple[TrialRecord, ...]:
         """Failures to learn from: all but those of the machine (`infra`)."""
-        return tuple(t for t in self.trials if t.state is TrialState.FAILED and t.failure_kind is not FailureKind.INFRA)
+        return tuple(
+            t for t in self.counted if t.state is TrialState.FAILED and t.failure_kind is not FailureKind.INFRA
+        )
 
     @cached_property
     def pending(self) -> tuple[TrialRecord, ...]:
-        return tuple(t for t in self.trials if t.state in (TrialState.RUNNING, TrialState.WAITING))
+        return tuple(t for t in self.counted if t.state in (TrialState.RUNNING, TrialState.WAITING))
 
     @cached_property
     def hashes(self) -> frozenset[str]:
-        """Canonical hashes of everything proposed so far; none of these is proposed again."""
-        return frozenset(t.config_hash for t in self.trials)
+        """Canonical hashes of everything proposed so far; none of these is proposed again, but as a replicate."""
+        return frozenset(t.config_hash for t in self.counted)
+
+    @cached_property
+    def merged(self) -> tuple[TrialRecord, ...]:
+        """What was measured, replicates as one: a record for each configuration, by its first completed trial."""
+        return tuple(self.task.goals.merge(self.completed))
 
     @cached_property
     def ranked(self) -> tuple[TrialRecord, ...]:
-        """Completed trials by rank on the first objective: feasible ones by loss, then the others by violation."""
-        return tuple(sorted(self.completed, key=self.task.goals.rank))
+        """What was measured by rank on the first objective: feasible ones by loss, then the others by violation."""
+        return tuple(sorted(self.merged, key=self.task.goals.rank))
 
     @cached_property
     def best(self) -> TrialRecord | None:
-        """The best feasible trial on the first objective, None while there is none."""
-        return self.task.goals.best(self.completed)
+        """The best feasible configuration on the first objective, None while there is none."""
+        return self.task.goals.best(self.merged)
 
     @cached_property
     def pareto(self) -> tuple[TrialRecord, ...]:
-        """Feasible trials that no other feasible trial dominates, by number."""
-        return tuple(self.task.goals.pareto(self.completed))
+        """Feasible configurations that no other feasible one dominates, by number."""
+        return tuple(self.task.goals.pareto(self.merged))
 
     def find(self, config: Mapping[str, Any]) -> TrialRecord | None:
-        """The first trial of that configuration."""
+        """That configuration as it is ranked where it was measured; else its first trial, None without one."""
         wanted = self.task.space.config_hash(dict(config))
-        return next((t for t in self.trials if t.config_hash == wanted), None)
+        same = (t for trials in (self.merged, self.counted) for t in trials if t.config_hash == wanted)
+        return next(same, None)
 
     def gain(self, trial: TrialRecord | None) -> float | None:
         """Relative improvement of a completed trial over the default on the first objective, positive when better."""

@@ -33,7 +33,7 @@ class Exhaustive(Strategy):
         taken = history.hashes
         found: list[Suggestion] = []
         # What lies before the cursor is in every later history of the same study; a shorter history starts anew.
-        position = self._next if self._next <= len(history.trials) else 0
+        position = self._next if self._next <= len(taken) else 0
         while position < len(self._order) and len(found) < n:
             config = self._table.config(int(self._order[position]))
             if self.task.space.config_hash(config) not in taken:

@@ -1,8 +1,8 @@
 """Any Optuna sampler as a strategy.
 
-Optuna sees a study whose trial numbers are ours, holding only feasible configurations: what a sampler wishes for is
-repaired to the nearest feasible configuration, or drawn again when it was proposed before. A failure to learn from is told
-as a constraint that is broken, at the worst loss seen, instead of being ignored.
+Optuna sees a study of the trials that count, numbered in their order, holding only feasible configurations: what a sampler
+wishes for is repaired to the nearest feasible configuration, or drawn again when it was proposed before. A failure to learn
+from is told as a constraint that is broken, at the worst loss seen, instead of being ignored.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class OptunaStrategy(Strategy):
                 storage=_Storage(),
             )
         self._storage = self._study._storage
-        self._told: list[tuple[str, bool]] = []  # by trial number: configuration's hash, and whether it is finished
+        self._told: list[tuple[str, bool]] = []  # by place: configuration's hash, and whether it is finished
 
     def propose(self, history: History, n: int) -> Sequence[Suggestion]:
         taken = set(history.hashes)
@@ -123,7 +123,7 @@ class OptunaStrategy(Strategy):
         with _quiet():
             self._sync(history)
             for i in range(n):
-                number = len(history.trials) + i
+                number = len(history.counted) + i
                 seed = self._seed(number)
                 config = feasible_draw(
                     self.task.space,
@@ -181,27 +181,27 @@ class OptunaStrategy(Strategy):
             # A model of failures costs as much as one of the objective, so there is none before the first failure.
             self._flagged = not self._flagged
             self._reset()
-        for trial in history.trials:
-            if trial.number < len(self._told):
-                told, finished = self._told[trial.number]
+        for number, trial in enumerate(history.counted):
+            if number < len(self._told):
+                told, finished = self._told[number]
                 if told not in ("", trial.config_hash) or (finished and not _is_finished(trial)):
                     self._reset()
                     break
-        for trial in history.trials:
-            if self.remembers and trial.number >= len(self._told) and trial.proposer == self.name:
+        for number, trial in enumerate(history.counted):
+            if self.remembers and number >= len(self._told) and trial.proposer == self.name:
                 # So that the sampler notes what it noted the first time, knowing what it knew then.
-                for earlier in history.trials[: trial.number]:
+                for before, earlier in enumerate(history.counted[:number]):
                     if _is_finished(earlier) and _known_at(earlier, trial):
-                        self._tell(earlier, history)
-                self._draw(trial.number, 0)
-        for trial in history.trials:
-            self._tell(trial, history)
+                        self._tell(before, earlier, history)
+                self._draw(number, 0)
+        for number, trial in enumerate(history.counted):
+            self._tell(number, trial, history)
 
-    def _tell(self, trial: TrialRecord, history: History) -> None:
-        if trial.number < len(self._told) and self._told[trial.number][1]:
+    def _tell(self, number: int, trial: TrialRecord, history: History) -> None:
+        if number < len(self._told) and self._told[number][1]:
             return
-        trial_id = self._ask(trial.number)
-        if not self._told[trial.number][0]:
+        trial_id = self._ask(number)
+        if not self._told[number][0]:
             for key, value in flatten(self.task.space, trial.config).items():
                 distribution = self._distributions[key]
                 internal = distribution.to_internal_repr(value)
@@ -214,7 +214,7 @@ class OptunaStrategy(Strategy):
             if state is OptunaState.COMPLETE:
                 self._study.sampler.after_trial(self._study, self._storage.get_trial(trial_id), state, values)
             self._storage.set_trial_state_values(trial_id, state, values)
-        self._told[trial.number] = (trial.config_hash, finished)
+        self._told[number] = (trial.config_hash, finished)
 
     def _outcome(
         self, trial: TrialRecord, history: History

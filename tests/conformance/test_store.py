@@ -118,6 +118,34 @@ def test_numbers_are_dense_and_a_known_configuration_is_not_begun_again(store: S
     assert [None if r is None else r.number for r in replicate] == [3]
 
 
+def test_a_configuration_is_begun_once_at_each_fidelity_replicates_apart(store: Store) -> None:
+    study = new_study(store)
+    both = [proposal({"x": 1}), proposal({"x": 1}, fidelity="short"), proposal({"x": 1}, fidelity="middle")]
+    first = store.begin_trials(study.id, both, worker_id=WORKER, lease_s=60)
+    assert [None if r is None else (r.number, r.fidelity) for r in first] == [(0, None), (1, "short"), (2, "middle")]
+    assert store.begin_trials(study.id, both, worker_id=OTHER, lease_s=60) == [None, None, None]
+    again = [proposal({"x": 1}, replicate=True), proposal({"x": 1}, fidelity="short", replicate=True)]
+    begun = store.begin_trials(study.id, again, worker_id=OTHER, lease_s=60)
+    assert [None if r is None else (r.number, r.fidelity) for r in begun] == [(3, None), (4, "short")]
+    for trial in (*first, *begun):
+        store.finish(study.id, trial, measured(1.0))
+    (summary,) = store.studies()
+    assert (summary.trials, summary.failures, summary.cheaper) == ({TrialState.COMPLETED: 2}, {}, 3)
+
+
+def test_trials_of_cheaper_fidelities_are_counted_apart(store: Store) -> None:
+    study = new_study(store)
+    batch = [proposal({"x": i}, fidelity="short" if i % 3 else None) for i in range(9)]
+    begun = store.begin_trials(study.id, batch, worker_id=WORKER, lease_s=60, up_to=3, cheaper_up_to=3)
+    # The third of those that count is the last trial of all: what is cheap serves it, and it is under way.
+    assert [None if r is None else r.number for r in begun] == [0, 1, 2, 3, 4, None, 5, None, None]
+    more = [proposal({"x": 20}), proposal({"x": 21}, fidelity="short")]
+    limits = {"worker_id": WORKER, "lease_s": 60.0}
+    assert store.begin_trials(study.id, more, up_to=3, cheaper_up_to=9, **limits) == [None, None]
+    assert store.begin_trials(study.id, more, up_to=9, cheaper_up_to=3, **limits)[1] is None
+    assert [t.number for t in store.trials(study.id)] == list(range(7))
+
+
 def test_no_trial_is_begun_beyond_the_limit(store: Store) -> None:
     study = new_study(store)
     batch = [proposal({"x": i}) for i in range(4)]

@@ -9,8 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autotune import STRATEGIES, Failure, FailureKind, SearchSpace, SpaceExhaustedError, Study, UsageError
+from autotune import (
+    STRATEGIES,
+    Failure,
+    FailureKind,
+    Measurement,
+    Metric,
+    SearchSpace,
+    SpaceExhaustedError,
+    Study,
+    UsageError,
+)
 from autotune.space import Bool, Categorical, Config, Float, Int, Ordinal
+from autotune.store import Proposal
 from autotune.strategies import History, Strategy, Task
 
 NAMES = sorted(STRATEGIES)
@@ -397,3 +408,34 @@ def test_the_task_is_what_the_study_was_made_with() -> None:
     task = seen[-1]
     assert (task.seed, task.budget, task.default) == (9, 4, {"a": 4, "b": "y"})
     assert [str(o) for o in task.objectives] == ["maximize a"] and [str(c) for c in task.constraints] == ["b <= 2"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_strategy_that_knows_nothing_of_fidelities_is_not_misled_by_cheaper_trials(name: str) -> None:
+    """The same search, once with trials of a cheaper fidelity in between that somebody else proposed."""
+    space = mixed() if STRATEGIES[name].capabilities.infinite_spaces else small()
+    tried = []
+    for cheaper in (False, True):
+        study = study_of(name, space, seed=2, fidelities=("short", "full"))
+        for round_ in range(TRIALS):
+            if cheaper and round_ % 2:
+                _measure_cheaply(study, space.sample(1, seed=round_)[0], -1000.0 - round_)
+            try:
+                step(study, cost)
+            except SpaceExhaustedError:
+                break
+        counted = study.history.counted
+        hashes = [t.config_hash for t in counted]
+        assert len(set(hashes)) == len(hashes) == len(study.trials) - len(study.history.at("short").trials)
+        tried.append([t.config for t in counted])
+    if name != "local":  # whose random steps depend on how many trials there are
+        assert tried[0] == tried[1]
+
+
+def _measure_cheaply(study: Study, config: Config, value: float) -> None:
+    text = study.space.canonical_json(config)
+    wanted = Proposal(config, text, study.space.config_hash(config), "other", fidelity="short")
+    begun = study.store.begin_trials(study.record.id, [wanted], worker_id="elsewhere:1:1.00", lease_s=60)
+    assert begun is not None
+    if begun[0] is not None:
+        study.store.finish(study.record.id, begun[0], Measurement({"value": Metric(value)}))

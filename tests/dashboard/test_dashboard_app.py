@@ -12,9 +12,11 @@ import pytest
 from dashboard_studies import make, tell_unchecked
 from streamlit.testing.v1 import AppTest
 
+import autotune
 import dashboard
 from autotune import Failure
 from autotune.store import Store
+from tests.screening import Screen, full, short, space
 
 APP = Path(dashboard.__file__).with_name("app.py")
 
@@ -125,6 +127,20 @@ def test_study_without_a_feasible_trial(page: AppTest, storage: str) -> None:
 def test_default_that_is_the_best(page: AppTest, storage: str) -> None:
     make(storage, [{"latency_ms": 5.0}, {"latency_ms": 6.0}])
     assert "The default configuration is the best" in said(draw(page, "a"))
+
+
+def test_trials_of_a_cheaper_evaluator_are_told_of_and_not_shown(page: AppTest, storage: str) -> None:
+    result = autotune.search(
+        space(), {"short": short, "full": full}, trials=4, strategy=Screen, storage=storage, study="a"
+    )
+    ranked = {t.number: t.values["value"] for t in result.study.trials if t.fidelity is None}
+    cheaper = len(result.study.trials) - len(ranked)
+    assert cheaper > 0
+    assert f"{cheaper} trials of cheaper evaluators are kept" in said(draw(page, "a"))
+    assert marks(page) == ranked
+    assert f"4 completed · {cheaper} short, not ranked" in html(page)
+    page.query_params.clear()
+    assert ">cheaper<" in html(draw(page))
 
 
 def test_two_objectives_show_the_front(page: AppTest, storage: str) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 
 import pytest
-from dashboard_studies import BASELINES, make, tell_unchecked
+from dashboard_studies import BASELINES, SPACE, make, tell_unchecked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autotune import Failure, Result
+from autotune import Failure, Result, Study, Suggestion
 from autotune.store import Store, TrialState
 from autotune.store.queries import measured_values, standing
+from autotune.strategies import History, Strategy
 from dashboard.summary import StudyView, parameters
 
 _outcomes = st.lists(
@@ -101,3 +102,39 @@ def test_parameters_that_differ_come_apart_from_those_that_do_not() -> None:
     changed, same = parameters({"a": 1, "b": [1, 2], "d": 4}, {"a": 1, "b": [1, 3], "c": "x"})
     assert changed == [("b", [1, 3], [1, 2]), ("c", "x", None), ("d", None, 4)]
     assert same == [("a", 1, 1)]
+
+
+class _Scripted(Strategy):
+    """Proposes places of the feasible set at fidelities, again where they were measured before."""
+
+    name, summary = "scripted", "for this test"
+    lines: tuple[tuple[int, str | None], ...] = ()
+
+    def propose(self, history: History, n: int) -> list[Suggestion]:
+        configs = self.task.space.sample(3, seed=1)
+        begun = len(history.trials) - 1  # the default comes first
+        return [Suggestion(configs[p], self.name, {}, f, replicate=True) for p, f in self.lines[begun : begun + n]]
+
+
+_lines = st.lists(st.tuples(st.integers(0, 2), st.sampled_from([None, None, "short"]), st.integers(1, 9)), max_size=10)
+
+
+@settings(max_examples=40, deadline=None)
+@given(_lines)
+def test_replicates_and_cheaper_trials_are_ranked_as_by_the_engine(lines: list[tuple[int, str | None, int]]) -> None:
+    store = Store("sqlite://")
+    strategy = type("Scripted", (_Scripted,), {"lines": tuple((place, fidelity) for place, fidelity, _ in lines)})
+    study = Study.create(SPACE, "ms", storage=store, name="a", strategy=strategy, fidelities=("short", "full"))
+    for value in (5.0, *(float(v) for _, _, v in lines)):
+        trial = study.ask()
+        study.tell(trial, 0.01 * value if trial.fidelity else value)
+    result, view = Result.of(study), _view(store)
+    assert view.best is not None and result.best is not None
+    assert (view.best.number, view.best.values) == (result.best.number, dict(result.best.metrics))
+    assert view.gain == result.gain and view.incumbents[-1] == view.best
+    assert [t.number for t in view.pareto] == [o.number for o in result.pareto]
+    reached = standing(store, study.record)
+    assert (reached.best, reached.gain) == (view.best.values["ms"], view.gain)
+    assert len(view.feasible) == result.trials["completed"] == result.fidelities["full"].trials
+    apart = sum(fidelity == "short" for _, fidelity, _ in lines)
+    assert sum(map(len, view.cheaper.values())) == apart == store.studies()[0].cheaper
