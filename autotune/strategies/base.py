@@ -200,7 +200,7 @@ class History:
 
     def rng(self, salt: int = 0) -> np.random.Generator:
         """A generator that depends on the study's seed and on how far it is: the same history proposes the same."""
-        return np.random.default_rng([self.task.seed & 0xFFFFFFFF, len(self.trials), salt])
+        return np.random.default_rng([self.task.seed & 0xFFFFFFFF, len(self.counted), salt])
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ class Capabilities:
     """What a strategy can handle, and what it makes use of. A task that needs more is refused with a sentence.
 
     Attributes:
-        predictor, transfer: whether it looks at a task's `predictor` and `sources`.
+        predictor, transfer, fidelities: whether it looks at a task's `predictor`, `sources` and cheaper `fidelities`.
     """
 
     several_objectives: bool = False
@@ -233,6 +233,7 @@ class Capabilities:
     infinite_spaces: bool = True
     predictor: bool = False
     transfer: bool = False
+    fidelities: bool = False
 
 
 class Strategy(abc.ABC):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,28 +67,25 @@ class Reader:
     def read(self, history: History) -> Evidence:
         """What the history says."""
         goals = history.task.goals
-        usable = [t for t in history.completed if goals.is_usable(t)]
-        merged: dict[str, list[TrialRecord]] = {}
-        for trial in usable:
-            merged.setdefault(trial.config_hash, []).append(trial)
-        broken = [t for t in (*history.failed, *history.completed) if t.config_hash not in merged]
-        groups = list(merged.values())
-        objectives = tuple(_metric(groups, o.metric, o.sign) for o in goals.objectives)
+        merged = [t for t in history.merged if goals.is_usable(t)]
+        known = {t.config_hash for t in merged}
+        broken = [t for t in (*history.failed, *history.completed) if t.config_hash not in known]
+        objectives = tuple(_metric(merged, o.metric, o.sign) for o in goals.objectives)
         signs = [1.0 if c.operator == "<=" else -1.0 for c in goals.constraints]
         limits = tuple(sign * c.bound for c, sign in zip(goals.constraints, signs, strict=True))
-        constraints = tuple(_metric(groups, c.metric, s) for c, s in zip(goals.constraints, signs, strict=True))
-        feasible = np.ones(len(groups), dtype=bool)
+        constraints = tuple(_metric(merged, c.metric, s) for c, s in zip(goals.constraints, signs, strict=True))
+        feasible = np.ones(len(merged), dtype=bool)
         for metric, limit in zip(constraints, limits, strict=True):
             feasible &= metric.values <= limit  # a metric that is lacking breaks its limit
         return Evidence(
-            self._encode(group[0] for group in groups),
+            self._encode(merged),
             objectives,
             constraints,
             limits,
             feasible,
             self._encode({t.config_hash: t for t in broken}.values()),
-            self._encode({t.config_hash: t for t in history.pending if t.config_hash not in merged}.values()),
-            tuple(merged),
+            self._encode({t.config_hash: t for t in history.pending if t.config_hash not in known}.values()),
+            tuple(t.config_hash for t in merged),
         )
 
     def _encode(self, trials: Iterable[TrialRecord]) -> Floats:
@@ -99,14 +96,12 @@ class Reader:
         return np.array([self._rows[t.config_hash] for t in wanted]).reshape(len(wanted), len(self._space.dims))
 
 
-def _metric(groups: list[list[TrialRecord]], name: str, sign: float) -> Metrics:
-    """Means over repeats; the variance of a mean from half-widths, where every repeat has one."""
-    values, variance = np.full(len(groups), np.nan), np.zeros(len(groups))
-    for i, trials in enumerate(groups):
-        found = [t.metrics[name] for t in trials if name in t.metrics]
-        if found:
-            values[i] = sign * float(np.mean([m.value for m in found]))
-            widths = [m.half_width for m in found]
-            if all(w is not None for w in widths):
-                variance[i] = sum((w / _Z95) ** 2 for w in widths if w is not None) / len(widths) ** 2
+def _metric(trials: Sequence[TrialRecord], name: str, sign: float) -> Metrics:
+    """Values with the variance of their noise, from half-widths where there are any."""
+    values, variance = np.full(len(trials), np.nan), np.zeros(len(trials))
+    for i, trial in enumerate(trials):
+        metric = trial.metrics.get(name)
+        if metric is not None:
+            values[i] = sign * metric.value
+            variance[i] = (metric.half_width / _Z95) ** 2 if metric.half_width is not None else 0.0
     return Metrics(values, variance)

@@ -1,9 +1,10 @@
 """Whether to measure one of the best again: what that is expected to teach, in the unit of expected improvement.
 
 With noise, the best value observed is partly luck. Measuring configuration x once more moves its posterior mean by a normal of
-deviation ``s^2 / sqrt(s^2 + v)``, s^2 being its posterior variance and v the noise of one measurement; it is worth something where
-that may change which configuration is chosen (the knowledge gradient of independent beliefs: Frazier, Powell and Dayanik, A
-Knowledge-Gradient Policy for Sequential Information Collection, SIAM Journal on Control and Optimization 47, 2008, eq. 12 to 14).
+deviation ``s^2 / sqrt(s^2 + v)``, s^2 being its posterior variance and v the noise of one measurement; it is worth something
+where that may change which configuration is chosen (the knowledge gradient of independent beliefs: Frazier, Powell and Dayanik,
+A Knowledge-Gradient Policy for Sequential Information Collection, SIAM Journal on Control and Optimization 47, 2008, eq. 12 to
+14).
 """
 
 from __future__ import annotations
