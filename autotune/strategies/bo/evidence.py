@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from autotune.space import SearchSpace
-from autotune.store.records import TrialRecord
+from autotune.store.records import TrialRecord, TrialState
 from autotune.strategies.base import History
 
 Floats = npt.NDArray[np.float64]
 
 _Z95 = 1.96  # half-widths are of 95 % intervals
+MODELLED = "weights"  # the note that a proposal of models has
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Evidence:
         failed: encoded configurations that failed and never completed, shape ``(k, d)``.
         pending: encoded configurations under way, shape ``(p, d)``.
         hashes: of `measured`, in order.
+        risks: of the finished trials that models had a say in, in order, whether each failed.
     """
 
     measured: Floats
@@ -48,6 +50,7 @@ class Evidence:
     failed: Floats
     pending: Floats
     hashes: tuple[str, ...]
+    risks: tuple[bool, ...]
 
     @property
     def incumbent(self) -> int | None:
@@ -86,6 +89,11 @@ class Reader:
             self._encode({t.config_hash: t for t in broken}.values()),
             self._encode({t.config_hash: t for t in history.pending if t.config_hash not in known}.values()),
             tuple(t.config_hash for t in merged),
+            tuple(
+                t.state is TrialState.FAILED
+                for t in sorted((*history.completed, *history.failed), key=lambda t: t.number)
+                if MODELLED in t.notes
+            ),
         )
 
     def _encode(self, trials: Iterable[TrialRecord]) -> Floats:

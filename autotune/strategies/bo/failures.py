@@ -1,11 +1,20 @@
 """Which configurations fail: learned from those that did and those that did not.
 
+How much risk a proposal may take is learned too. Where the best lies just beyond what completes, expected improvement times
+probability keeps stepping over the edge, and the candidate that is picked is the one whose probability is most overrated. So a
+proposal must reach a least probability, which every failure raises and every success lowers, such that in the long run a set
+share of proposals fails: adaptive conformal inference (Gibbs and Candes, Adaptive Conformal Inference Under Distribution Shift,
+NeurIPS 2021, eq. 2), on the logit scale.
+
 Trees see a limit on memory as what it is, a step along a product of knobs; a Gaussian process on the labels (least-squares
 classification, Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, section 6.5) sees that failures lie
 together. They are stacked like the surrogates of a metric.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +28,19 @@ Floats = npt.NDArray[np.float64]
 
 _LEAST = 1e-3  # probability: nothing is certain after so few trials
 _PRIOR = 1.0  # trees' worth of the base rate
+_TARGET = 0.1  # share of proposals that may fail in the long run
+_STEP = 1.0  # of the logit, from a failure that should not have been
+_RISK = (0.1, 0.99)  # the least probability stays between these
+_BEYOND = 1e3  # a candidate short of the least probability comes behind all that reach it, the likeliest of them first
+
+
+def least_probability(failed: Iterable[bool]) -> float:
+    """What a proposal must reach, after proposals of which these failed, in order; 0.5 before the first."""
+    low, high = (math.log(p / (1.0 - p)) for p in _RISK)
+    logit = 0.0
+    for one in failed:
+        logit = min(max(logit + _STEP * ((1.0 if one else 0.0) - _TARGET), low), high)
+    return 1.0 / (1.0 + math.exp(-logit))
 
 
 class FailureModel:
@@ -28,9 +50,11 @@ class FailureModel:
         completed, failed: points of either kind, at least one of each.
         shape: of the features.
         seed: of the trees.
+        least: the probability that a proposal must reach, see `least_probability`.
     """
 
-    def __init__(self, completed: Points, failed: Points, shape: Shape, seed: int) -> None:
+    def __init__(self, completed: Points, failed: Points, shape: Shape, seed: int, least: float = 0.0) -> None:
+        self._least = math.log(max(least, _LEAST))
         label = np.concatenate([np.ones(len(completed)), np.zeros(len(failed))])
         # The latest of either kind tell most; what is far back has been built upon already.
         half = MODEL_POINTS // 2
@@ -60,6 +84,11 @@ class FailureModel:
             members.append(_probit(*self._gp.leave_one_out))
         right = [np.where(label > 0.5, p, 1.0 - p) for p in members]
         self._weights = stack(np.log(np.array(right)))
+
+    def score(self, points: Points, *, rough: bool = False) -> Floats:
+        """`log_success`, far lower where it is short of the least probability; to be added to a log acquisition."""
+        log = self.log_success(points, rough=rough)
+        return log + _BEYOND * np.minimum(log - self._least, 0.0)
 
     def log_success(self, points: Points, *, rough: bool = False) -> Floats:
         """Logarithm of the probability of completing, shape ``(m,)``; by the trees alone where `rough`."""

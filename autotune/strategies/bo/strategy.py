@@ -13,8 +13,8 @@ import numpy.typing as npt
 from autotune.strategies.base import Capabilities, History, Settings, Strategy, Suggestion, Task
 from autotune.strategies.bo.acquisition import log_expected_improvement, log_probability_below
 from autotune.strategies.bo.candidates import Candidates, Pool, Score, pool_of
-from autotune.strategies.bo.evidence import Evidence, Metrics, Reader
-from autotune.strategies.bo.failures import FailureModel
+from autotune.strategies.bo.evidence import MODELLED, Evidence, Metrics, Reader
+from autotune.strategies.bo.failures import FailureModel, least_probability
 from autotune.strategies.bo.features import FeatureMap
 from autotune.strategies.bo.guides import Guides
 from autotune.strategies.bo.surrogate import Points, Shape, Surrogate
@@ -117,7 +117,8 @@ class BayesianOptimisation(Strategy):
         ]
         failures = None
         if len(evidence.failed):
-            failures = FailureModel(measured, self._pool.points(evidence.failed), self._shape, seed)
+            least = least_probability(evidence.risks)
+            failures = FailureModel(measured, self._pool.points(evidence.failed), self._shape, seed, least)
         incumbent = evidence.incumbent
         best = None if incumbent is None else float(objective.values[incumbent])
         score = self._scorer(surrogate, limits, failures, best)
@@ -126,7 +127,7 @@ class BayesianOptimisation(Strategy):
         if not len(found):
             return None, {}
         notes: dict[str, Any] = {
-            "weights": {name: round(weight, 3) for name, weight in surrogate.weights.items()},
+            MODELLED: {name: round(weight, 3) for name, weight in surrogate.weights.items()},
             "warp": f"{surrogate.warp.kind} {surrogate.warp.power:g}",
         }
         if surrogate.ladder:
@@ -165,7 +166,7 @@ class BayesianOptimisation(Strategy):
             for model, limit in limits:
                 total += log_probability_below(model.predict(points, rough=rough), _warped(model, limit))
             if failures is not None:
-                total += failures.log_success(points, rough=rough > 0)
+                total += failures.score(points, rough=rough > 0)
             if best is not None:
                 belief = surrogate.predict(points, rough=rough)
                 total += log_expected_improvement(belief, _warped(surrogate, best))
