@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, Literal, cast, get_args
 
 from pydantic import BeforeValidator, Field, field_validator
 
@@ -36,9 +36,9 @@ _CLASSES: dict[Member, type[Strategy]] = {
     "random": OptunaStrategy.named("random"),
     "fixed-point": FixedPoint,
 }
-# What members earn relative to whoever leads: rough, from recorded kernels and smooth functions.
-_SHARES: dict[str, float] = {"bo": 0.5, "trees": 0.2, "tpe": 0.1, "local": 0.1, "random": 0.01}
-_BESIDE_OWN = 0.2  # of these shares, where a domain's own answer leaves little but small steps
+# What a turn of each member is expected to earn, relative to one of bo: rough, from recorded kernels and smooth functions.
+_STRENGTH: dict[Member, float] = {"bo": 1.0, "trees": 0.2, "tpe": 0.1, "local": 0.1, "random": 0.01}
+_BESIDE_OWN = 0.1  # of these, where a domain's own answer leaves little but small steps
 _LEADER_MEAN = 0.2
 _TRIALS = 20.0
 _SALT = 0xA070
@@ -119,9 +119,12 @@ class Auto(Strategy):
         turns = [name for name in MEMBERS if name in self._able and name != "fixed-point"]
         if not turns:
             return None
-        own = "fixed-point" in self._able and "local" in turns
-        leader, scale = ("local", _BESIDE_OWN) if own else (turns[0], 1.0)
-        shares = {str(name): scale * _SHARES[name] for name in turns if name != leader}
+        leader: Member
+        if "fixed-point" in self._able and "local" in turns:
+            leader, scale = "local", _BESIDE_OWN
+        else:
+            leader, scale = turns[0], 1.0 / _STRENGTH[turns[0]]
+        shares = {str(name): scale * _STRENGTH[name] for name in turns if name != leader}
         return Expectation(leader, _LEADER_MEAN, shares, _TRIALS)
 
     def propose(self, history: History, n: int) -> Sequence[Suggestion]:
@@ -145,16 +148,12 @@ class Auto(Strategy):
         costs, rng = relative_costs(history, known), history.rng(_SALT)
         rankings = [draw(known, costs, rng) for _ in range(n)]
         drawn = Counter(ranking[0] for ranking in rankings).most_common()
-        return [(_named(name), count) for name, count in [*drawn, *((name, n) for name in rankings[0])]]
+        return [(cast(Member, name), count) for name, count in [*drawn, *((name, n) for name in rankings[0])]]
 
     def _member(self, name: Member) -> Strategy:
         if name not in self._made:
             self._made[name] = _CLASSES[name](replace(self.task, settings=None))
         return self._made[name]
-
-
-def _named(name: str) -> Member:
-    return next(member for member in MEMBERS if member == name)
 
 
 def _lacks(name: Member, task: Task) -> str | None:
