@@ -9,7 +9,7 @@ from optuna.samplers import BaseSampler
 from autotune.errors import UsageError
 from autotune.strategies.auto import Auto
 from autotune.strategies.base import Capabilities, History, Settings, Source, Strategy, Suggestion, Task
-from autotune.strategies.bo import BayesianOptimisation
+from autotune.strategies.bo import BayesianOptimisation, TreesAlone
 from autotune.strategies.exhaustive import Exhaustive
 from autotune.strategies.fixed_point import FixedPoint, FixedPointMap
 from autotune.strategies.local import LocalSearch
@@ -28,7 +28,15 @@ __all__ = [
     "resolve",
 ]
 
-_ALL: tuple[type[Strategy], ...] = (Auto, BayesianOptimisation, Exhaustive, FixedPoint, LocalSearch, *OPTUNA_STRATEGIES)
+_ALL: tuple[type[Strategy], ...] = (
+    Auto,
+    BayesianOptimisation,
+    TreesAlone,
+    Exhaustive,
+    FixedPoint,
+    LocalSearch,
+    *OPTUNA_STRATEGIES,
+)
 STRATEGIES: dict[str, type[Strategy]] = {strategy.name: strategy for strategy in _ALL}
 
 

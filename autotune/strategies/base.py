@@ -255,9 +255,9 @@ class Strategy(abc.ABC):
                 f"strategy {self.name!r} takes settings of the type {self.settings_type.__name__}, not "
                 f"{type(task.settings).__name__}; make them with {self.settings_type.__name__}(...)"
             )
-        lacking = _lacking(self.capabilities, task)
-        if lacking:
-            raise UsageError(f"strategy {self.name!r} cannot handle {lacking}; choose another, such as tpe or random")
+        lacks = lacking(self.capabilities, task)
+        if lacks:
+            raise UsageError(f"strategy {self.name!r} cannot handle {lacks}; choose another, such as tpe or random")
 
     @property
     def settings(self) -> Settings:
@@ -276,7 +276,8 @@ class Strategy(abc.ABC):
         return Suggestion(config, self.name, notes)
 
 
-def _lacking(has: Capabilities, task: Task) -> str | None:
+def lacking(has: Capabilities, task: Task) -> str | None:
+    """What a task needs that a strategy does not have, in words; None where it can be handled."""
     if len(task.objectives) > 1 and not has.several_objectives:
         return f"several objectives (this study has {len(task.objectives)})"
     if task.constraints and not has.constraints:

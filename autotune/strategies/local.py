@@ -1,8 +1,8 @@
 """Iterated local search on the feasible set (Lourenço, Martin and Stützle, Iterated Local Search, 2003).
 
 First-improvement descent over the neighbours of the current centre; when none is left, a kick from the incumbent, stronger
-after every fruitless one, and now and then a random restart. Everything that it must remember stands in the trials' notes,
-so that the same history always proposes the same.
+after every fruitless one, and now and then a random restart. What others propose in the meantime counts as found in the current
+run. Everything that it must remember stands in the trials' notes, so that the same history always proposes the same.
 """
 
 from __future__ import annotations
@@ -57,11 +57,9 @@ class LocalSearch(Strategy):
         return (self.task.seed * 1_000_003 + len(history.trials) * 101 + run) & 0x7FFFFFFF
 
     def _centre(self, history: History, run: int) -> TrialRecord | None:
-        """The best completed trial of this run; of all trials while the first run has none of its own."""
-        own = [t for t in history.ranked if _run(t) == run]
-        if own or run > 0:
-            return own[0] if own else None
-        return history.ranked[0] if history.ranked else None
+        """The best completed trial since this run began, whoever proposed it; the first run began with the study."""
+        began = 0 if run == 0 else next((t.number for t in history.trials if _run(t) == run), len(history.trials))
+        return next((t for t in history.ranked if t.number >= began), None)
 
     def _kick(self, history: History, run: int, taken: set[str]) -> Config | None:
         seed = self._seed(history, run)

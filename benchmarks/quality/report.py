@@ -73,7 +73,8 @@ _MEANING = """How to read the tables:
 - **infeasible** and **repeated**: proposals that a known constraint forbids and that were measured before, for each
   evaluation. Both are free; a searcher that makes 300 of them in a row, or 20 for each evaluation of the budget, has stalled
   and keeps what it has.
-- **ms per evaluation** is the searcher's own time, asking and learning, free proposals included, on one core."""
+- **ms per evaluation** is the searcher's own time, asking and learning, free proposals included, on one core. Strategies that
+  weigh it against the evaluation's are told that an evaluation took a second."""
 
 
 def report(problems: Sequence[Problem], ledger: Ledger, settings: Settings) -> str:

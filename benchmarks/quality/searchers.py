@@ -5,8 +5,9 @@ from __future__ import annotations
 import abc
 import datetime as dt
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from benchmarks.quality.session import BudgetSpentError, Reply, Session
 
 UNIFORM = "uniform"
 _EPOCH = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
+EVALUATION_S = 1.0  # what an evaluation is said to have taken, for strategies that weigh it against their own time
 
 
 class Searcher(abc.ABC):
@@ -92,7 +94,7 @@ def run_strategy(strategy: Strategy, session: Session) -> list[TrialRecord]:
     problem, trials = session.problem, list[TrialRecord]()
     try:
         for config in session.initial:
-            trials.append(_trial(problem, len(trials), config, "design", session.submit(config, 0.0)))
+            trials.append(_trial(problem, len(trials), config, "design", 0.0, session.submit(config, 0.0)))
         while True:
             begun = time.perf_counter()
             proposed = strategy.propose(History(strategy.task, tuple(trials)), 1)
@@ -101,14 +103,29 @@ def run_strategy(strategy: Strategy, session: Session) -> list[TrialRecord]:
                 return trials
             suggestion = proposed[0]
             reply = session.submit(dict(suggestion.config), seconds)
-            trial = _trial(problem, len(trials), suggestion.config, suggestion.proposer, reply, suggestion.notes)
-            trials.append(trial)
+            trials.append(
+                _trial(
+                    problem,
+                    len(trials),
+                    suggestion.config,
+                    suggestion.proposer,
+                    seconds,
+                    reply,
+                    suggestion.notes,
+                )
+            )
     except BudgetSpentError:
         return trials
 
 
 def _trial(
-    problem: Problem, number: int, config: Config, proposer: str, reply: Reply, notes: object = None
+    problem: Problem,
+    number: int,
+    config: Config,
+    proposer: str,
+    seconds: float,
+    reply: Reply,
+    notes: Mapping[str, Any] | None = None,
 ) -> TrialRecord:
     if reply.status == "infeasible":
         raise UsageError(f"strategy {proposer!r} proposed {config!r}, which the known constraints forbid")
@@ -125,7 +142,9 @@ def _trial(
         failure_kind=None if reply.failure is None else reply.failure.kind,
         failure_message=None if reply.failure is None else reply.failure.message,
         metrics={name: Metric(value) for name, value in reply.metrics.items()},
-        notes=dict(notes) if isinstance(notes, dict) else {},
+        suggest_s=seconds,
+        evaluate_s=EVALUATION_S,
+        notes=dict(notes or {}),
         created_at=at,
         finished_at=at + dt.timedelta(milliseconds=500),
     )

@@ -339,29 +339,6 @@ def test_strategies_say_what_they_lack() -> None:
         Study.create(space, ["a", "b"], strategy="local")
 
 
-def test_auto_takes_what_the_task_offers() -> None:
-    def proposers(space: SearchSpace, **settings: Any) -> set[str]:
-        study = Study.create(space, strategy="auto", **settings)
-        run(study, cost, 6)
-        return {t.proposer for t in study.trials[1:]}
-
-    assert proposers(small(), budget=12) == {"exhaustive"}
-    assert proposers(small(), budget=11) == {"tpe"}
-    assert proposers(small()) == {"tpe"}
-    assert proposers(mixed(), budget=1000) == {"tpe"}
-    space = mixed()
-    assert proposers(space, domain_map=Ladder(space), budget=20) == {"fixed-point"}
-
-
-def test_auto_goes_on_locally_around_the_answer_of_the_domain() -> None:
-    space = mixed()
-    study = Study.create(space, strategy="auto", domain_map=Ladder(space), budget=30)
-    run(study, cost, 30)
-    by = [t.proposer for t in study.trials[1:]]
-    assert by == sorted(by) and set(by) == {"fixed-point", "local"}
-    check(study)
-
-
 def test_a_sampler_of_the_callers_own_is_a_strategy() -> None:
     import optuna
 

@@ -67,8 +67,8 @@ def test_search_takes_them_too_and_texts_become_what_the_types_say(url: str) -> 
         ("informed", ["order"], "strategy_options is ['order']; give a mapping"),
         ("informed", 0, "strategy_options is 0; give a mapping"),
         ("tpe", {"n_startup_trials": 5}, "strategy 'tpe' has no options; leave out 'n_startup_trials'"),
-        ("auto", {"order": "up"}, "strategy 'auto' has no options"),
-        (None, {"order": "up"}, "strategy 'auto' has no options"),
+        ("auto", {"order": "up"}, "strategy 'auto': option 'order' is unknown; known are: members"),
+        (None, {"order": "up"}, "strategy 'auto': option 'order' is unknown; known are: members"),
         (optuna.samplers.RandomSampler(), {"seed": 1}, "strategy 'RandomSampler' has no options"),
     ],
 )

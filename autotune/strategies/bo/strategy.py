@@ -40,6 +40,7 @@ class BayesianOptimisation(Strategy):
     summary: ClassVar[str] = "Bayesian optimisation: Gaussian process and trees, scored over the feasible set"
     capabilities: ClassVar[Capabilities] = Capabilities(several_objectives=False, predictor=True, transfer=True)
     settings_type: ClassVar[type[Settings]] = BayesianSettings
+    models: ClassVar[tuple[str, ...]] = ("gp", "trees")  # that a metric is believed by, see `Surrogate`
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
@@ -144,13 +145,13 @@ class BayesianOptimisation(Strategy):
         """Models of a metric; what is under way counts as if it had given what is expected of it."""
         noise = metric.variance if metric.variance.any() else None
         guides = self._guides.of(name)
-        surrogate = Surrogate(points, metric.values, self._shape, seed, noise, guides)
+        surrogate = Surrogate(points, metric.values, self._shape, seed, noise, guides, self.models)
         if not len(pending):
             return surrogate
         expected = surrogate.warp.backward(surrogate.predict(pending).mean)
         values = np.concatenate([metric.values, np.clip(expected, metric.values.min(), metric.values.max())])
         noise = None if noise is None else np.concatenate([noise, np.zeros(len(pending))])
-        return Surrogate(points.joined(pending), values, self._shape, seed, noise, guides)
+        return Surrogate(points.joined(pending), values, self._shape, seed, noise, guides, self.models)
 
     def _scorer(
         self,
