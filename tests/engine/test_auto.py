@@ -20,6 +20,7 @@ from autotune.store.records import TrialRecord, TrialState
 from autotune.strategies import History, Suggestion, Task
 from autotune.strategies.auto import Auto, AutoSettings
 from autotune.strategies.bo import BayesianOptimisation
+from autotune.strategies.local import LocalSearch
 
 CHEAP = {"members": ["local", "tpe", "random"]}
 
@@ -96,7 +97,7 @@ def test_turns_follow_what_members_have_found() -> None:
         for i, config in enumerate(configs):
             proposer = "local" if i < 60 - over else "random"
             value = 100.0 * 0.9**i if proposer == gaining or i == 0 else 200.0
-            trials.append(_trial(of, i, config, value, proposer))
+            trials.append(_trial(of, i, dict(config), value, proposer))
         return Counter(s.proposer for s in Auto(of).propose(History(of, tuple(trials)), 20))
 
     assert asked("local", 10).most_common(1)[0][0] == "local"
@@ -130,8 +131,23 @@ def test_the_domains_own_comes_first_and_measured_steps_around_its_answer_follow
     assert by[:3] == ["fixed-point"] * 3 and "fixed-point" not in by[3:]
     assert Counter(by[3:]).most_common(1)[0][0] == "local"
     around = next(t for t in study.trials if t.proposer == "local")
-    best = study.space.encode([study.trials[3].config])[0]
-    assert study.trials[3].config["x"] == 20 and (study.space.encode([around.config])[0] != best).sum() == 1
+    best = study.space.encode([dict(study.trials[3].config)])[0]
+    assert study.trials[3].config["x"] == 20 and (study.space.encode([dict(around.config)])[0] != best).sum() == 1
+
+
+@pytest.mark.parametrize(("found_at", "centre"), [(30, "theirs"), (5, "its own")])
+def test_local_search_goes_on_from_what_others_have_found_since_it_began(found_at: int, centre: str) -> None:
+    of = Task(space(), (Objective("value"),), (), space().default(), 0)
+    configs = space().sample(40, seed=0)
+    values = {found_at: 1.0, 20: 2.0}  # somebody's, and the best of a run of local search that began at 10
+    trials = [
+        _trial(of, i, c, values.get(i, 9.0), "local" if 10 <= i < 25 else "tpe", notes={"run": 3} if i >= 10 else {})
+        for i, c in enumerate(configs)
+    ]
+    step = LocalSearch(of).propose(History(of, tuple(trials)), 1)[0]
+    start = configs[found_at if centre == "theirs" else 20]
+    changed = space().encode([dict(step.config)])[0] != space().encode([dict(start)])[0]
+    assert changed.sum() == 1 and step.notes == {"run": 3}
 
 
 def test_a_batch_is_of_several_members_and_holds_nothing_twice() -> None:
@@ -140,8 +156,8 @@ def test_a_batch_is_of_several_members_and_holds_nothing_twice() -> None:
     stuck = tuple(_trial(of, i, config, 5.0, "tpe") for i, config in enumerate(tried))
     batch = Auto(of).propose(History(of, stuck), 40)
     assert all(space().contains(s.config) for s in batch) and {s.proposer for s in batch} == {"local", "tpe"}
-    hashes = {space().config_hash(dict(config)) for config in [*tried, *(s.config for s in batch)]}
-    assert len(hashes) == len({space().config_hash(config) for config in tried}) + 40
+    before = {space().config_hash(config) for config in tried}
+    assert len(before | {space().config_hash(dict(s.config)) for s in batch}) == len(before) + 40
 
 
 def test_a_member_with_nothing_left_hands_its_turn_on(monkeypatch: pytest.MonkeyPatch) -> None:
