@@ -187,6 +187,11 @@ class Surrogate:
             except FitError as error:
                 self.ladder.append(f"{name} with {'its' if of is self._shape else 'common'} length scales: {error}")
 
+    @property
+    def gp(self) -> GaussianProcess | None:
+        """The Gaussian process, None where none could be fitted or none was wanted."""
+        return self._gp
+
     def leave_one_out(self) -> tuple[Floats, Floats]:
         """Mean of each measured point when it is left out, and what was measured there; both warped, shapes ``(n,)``."""
         mean = sum((self.weights[n] * m.leave_one_out[0] for n, m in self._models.items()), np.zeros(len(self._y)))
