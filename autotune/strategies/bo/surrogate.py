@@ -189,8 +189,20 @@ class Surrogate:
 
     @property
     def gp(self) -> GaussianProcess | None:
-        """The Gaussian process, None where none could be fitted or none was wanted."""
-        return self._gp
+        """The Gaussian process of most weight, None where none could be fitted or none was wanted."""
+        name = self._gp_name
+        model = None if name is None else self._models[name]
+        return model if isinstance(model, GaussianProcess) else None
+
+    def gp_columns(self, points: Points) -> tuple[Floats, Floats]:
+        """Features and guides of points as `gp` wants them, shapes ``(m, f)`` and ``(m, k)``."""
+        guides = self._heard(points).guides
+        return points.features, guides if self._gp_name == "guided gp" else guides[:, :0]
+
+    @property
+    def _gp_name(self) -> str | None:
+        names = [name for name, model in self._models.items() if isinstance(model, GaussianProcess)]
+        return max(names, key=lambda name: self.weights[name], default=None)
 
     def leave_one_out(self) -> tuple[Floats, Floats]:
         """Mean of each measured point when it is left out, and what was measured there; both warped, shapes ``(n,)``."""
