@@ -28,6 +28,7 @@ _MAXIMIN = 512  # random configurations that the initial design is chosen from
 _CENTRES = 5  # of local search
 _ROUGH = 1_250_000  # candidates times measured points that a Gaussian process is asked for in one go
 _ROUGH_LEAST = 40  # points: so many are always looked at
+_MOST_GAIN = 700.0  # logarithm: e to it is still a number
 _SHORTLIST = 1_500  # candidates that are scored exactly where all would take too long
 
 
@@ -157,11 +158,10 @@ class BayesianOptimisation(Strategy):
         if fallback:
             notes["fallback"] = fallback
         if best is not None:
-            gain = math.exp(
-                float(log_expected_improvement(surrogate.predict(found.points), _warped(surrogate, best))[0])
-            )
-            gain /= math.exp(float(surrogate.warp.log_slope(best)))
-            notes["expected_gain"] = gain / abs(best) if best else gain
+            belief = surrogate.predict(found.points)
+            log_gain = float(log_expected_improvement(belief, _warped(surrogate, best))[0])
+            log_gain -= float(surrogate.warp.log_slope(best)) + (math.log(abs(best)) if best else 0.0)
+            notes["expected_gain"] = math.exp(min(log_gain, _MOST_GAIN))
         return found.units[0], notes
 
     def _believed(self, points: Points, metric: Metrics, pending: Points, seed: int, name: str) -> Surrogate:
