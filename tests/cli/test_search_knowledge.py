@@ -88,6 +88,14 @@ def test_options_of_the_strategy_are_read_kept_and_shown(run: Run, toy: str) -> 
     assert other.code == 2 and "has the strategy options {'order': 'down', 'weight': 2.0}" in other.err
 
 
+def test_the_acquisition_of_the_bayesian_engine_is_an_option(run: Run, toy: str) -> None:
+    given = ("--strategy", "bo", "--strategy-option", "acquisition=kg", "--no-predictor")
+    ran = run("search", toy, *given, "--trials", "10")
+    assert ran.code == 0, ran.err
+    assert "strategy: bo (acquisition kg)" in run("show").out
+    assert '"acquisition": "kg"' in run("export").out
+
+
 def test_a_domains_predictor_guides_and_its_failure_is_one_line_at_the_end(run: Run, toy: str) -> None:
     ran = run("search", toy, "--strategy", "informed", "--trials", "3")
     assert ran.code == 0
@@ -133,6 +141,10 @@ def test_a_search_learns_from_earlier_ones(run: Run, tmp_path: Path) -> None:
         (
             ["--strategy", "informed", "--strategy-option", "order=1"],
             "option order = '1': input should be 'up' or 'down'",
+        ),
+        (
+            ["--strategy", "bo", "--strategy-option", "acquisition=ei"],
+            "strategy 'bo': option acquisition = 'ei': input should be 'logei', 'pi', 'ucb', 'kg', ",
         ),
         (["--strategy", "tpe", "--strategy-option", "a=1"], "strategy 'tpe' has no options; leave out 'a'"),
         (["--transfer-from", "old", "--no-transfer"], "--no-transfer and --transfer-from old contradict each other"),

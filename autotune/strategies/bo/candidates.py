@@ -67,6 +67,18 @@ class Pool(abc.ABC):
         """
 
     @abc.abstractmethod
+    def some(self, count: int, taken: Floats, rng: np.random.Generator) -> Candidates:
+        """Up to `count` random new candidates; `taken` as for `best`."""
+
+    def shortlist(
+        self, score: Score, best: int, random: int, taken: Floats, centres: Floats, rng: np.random.Generator
+    ) -> Candidates:
+        """Up to `best` candidates of high score, best first, and then up to `random` others; the rest as for `best`."""
+        promising = self.best(score, best, taken, centres, rng)
+        others = self.some(random, np.concatenate([taken, promising.units]), rng)
+        return _joined([promising, others.take(np.flatnonzero(np.isfinite(score(others))))])
+
+    @abc.abstractmethod
     def config(self, units: Floats) -> Config:
         """The configuration of one encoded row."""
 
@@ -97,16 +109,22 @@ class TablePool(Pool):
         return self._all.points.take(np.array(places, dtype=np.intp))
 
     def best(self, score: Score, count: int, taken: Floats, centres: Floats, rng: np.random.Generator) -> Candidates:
-        used = [self._places[row.tobytes()] for row in taken if row.tobytes() in self._places]
-        left = np.ones(len(self._all), dtype=bool)
-        left[used] = False
-        places = np.flatnonzero(left)
+        places = self._left(taken)
         if not len(places):
             return self._all.take(places)
         scores = score(self._all)[places]
         # Ties are broken at random: among equals the first ones of a table share their first values.
         order = np.lexsort((rng.random(len(places)), -scores))[:count]
         return self._all.take(places[order][np.isfinite(scores[order])])
+
+    def some(self, count: int, taken: Floats, rng: np.random.Generator) -> Candidates:
+        return self._all.take(rng.permutation(self._left(taken))[:count])
+
+    def _left(self, taken: Floats) -> npt.NDArray[np.intp]:
+        used = [self._places[row.tobytes()] for row in taken if row.tobytes() in self._places]
+        left = np.ones(len(self._all), dtype=bool)
+        left[used] = False
+        return np.flatnonzero(left)
 
     def config(self, units: Floats) -> Config:
         return self._table.config(self._places[units.tobytes()])
@@ -121,24 +139,30 @@ class OpenPool(Pool):
         # Long constrained vectors take long to sample; a tenth of the rows is enough for a start.
         many = SAMPLE if len(space.dims) <= 24 else SAMPLE // 10
         units = space.sample_encoded(many, rng)
-        self._sample = Candidates(units, self.points(units))
+        self._sample = self._new(units, set())
+        self._sampled = frozenset(row.tobytes() for row in self._sample.units)
         self._endless = np.array([d.n_values is None for d in space.dims])
 
     def best(self, score: Score, count: int, taken: Floats, centres: Floats, rng: np.random.Generator) -> Candidates:
         used = {row.tobytes() for row in taken}
         near = [self.space.around(centre, _AROUND, rng) for centre in centres[:3]]
         near += [self._children(centre, _AROUND, _SPREAD[i % len(_SPREAD)], rng) for i, centre in enumerate(centres)]
-        first = self._new(np.concatenate([*near, centres[:0]]), used)
-        found = _joined([self._sample, first])
+        seen = used | self._sampled
+        found = _joined([self._sample, self._new(np.concatenate([*near, centres[:0]]), seen)])
         scores = _without(score(found), found, used)
         for spread in _SPREAD[:_ROUNDS]:
-            beam = np.argsort(-scores, kind="stable")[:_BEAM]
-            rows = np.concatenate([self._children(found.units[i], _CHILDREN, spread, rng) for i in beam])
-            fresh = self._new(rows, used)
-            found = _joined([found.take(beam), fresh])
-            scores = np.concatenate([scores[beam], score(fresh) if len(fresh) else np.zeros(0)])
+            kept = np.argsort(-scores, kind="stable")[: max(count, _BEAM)]
+            seen |= {found.units[i].tobytes() for i in kept}
+            rows = [self._children(found.units[i], _CHILDREN, spread, rng) for i in kept[:_BEAM]]
+            fresh = self._new(np.concatenate(rows), seen)
+            found = _joined([found.take(kept), fresh])
+            scores = np.concatenate([scores[kept], score(fresh) if len(fresh) else np.zeros(0)])
         order = np.argsort(-scores, kind="stable")[:count]
         return found.take(order[np.isfinite(scores[order])])
+
+    def some(self, count: int, taken: Floats, rng: np.random.Generator) -> Candidates:
+        found = self._new(self._sample.units[rng.permutation(len(self._sample))], {row.tobytes() for row in taken})
+        return found.take(np.arange(min(count, len(found))))
 
     def config(self, units: Floats) -> Config:
         return self.space.decode(units)

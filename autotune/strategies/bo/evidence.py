@@ -11,6 +11,7 @@ import numpy.typing as npt
 from autotune.space import SearchSpace
 from autotune.store.records import TrialRecord, TrialState
 from autotune.strategies.base import History
+from autotune.strategies.bo.warp import LARGEST
 
 Floats = npt.NDArray[np.float64]
 
@@ -111,5 +112,5 @@ def _metric(trials: Sequence[TrialRecord], name: str, sign: float) -> Metrics:
         metric = trial.metrics.get(name)
         if metric is not None:
             values[i] = sign * metric.value
-            variance[i] = (metric.half_width / _Z95) ** 2 if metric.half_width is not None else 0.0
+            variance[i] = (min(metric.half_width, LARGEST) / _Z95) ** 2 if metric.half_width is not None else 0.0
     return Metrics(values, variance)

@@ -178,6 +178,28 @@ def _prepare(
     return _Data(x, (y - centre) / spread, groups, n_groups, guides, known, dims or n_groups), centre, spread
 
 
+@dataclass(frozen=True)
+class Standardised:
+    """A posterior in units in which its prior is simple: (y - centre) / scale ~ N(0, M52 + guides + diag(noise)).
+
+    Attributes:
+        features, guides, targets: of the training points, shapes ``(n, f)``, ``(n, k)`` and ``(n,)``.
+        noise: variance of each target's noise, shape ``(n,)``.
+        length_scales: of each feature, shape ``(f,)``.
+        guide_variances: of the slopes of guides, shape ``(k,)``.
+        centre, scale: in units of y.
+    """
+
+    features: Floats
+    guides: Floats
+    targets: Floats
+    noise: Floats
+    length_scales: Floats
+    guide_variances: Floats
+    centre: float
+    scale: float
+
+
 class GaussianProcess:
     """The posterior at given hyperparameters.
 
@@ -202,10 +224,12 @@ class GaussianProcess:
         self.learned, self.groups = learned, groups
         self._inverse_scale = np.exp(-learned.log_scale)[groups] if len(groups) else np.zeros(0)
         self._guide_weight = np.exp(learned.log_guide)
-        self._x, self._guides, self._y = x * self._inverse_scale, data.guides, data.y
+        self._features, self._x = x, x * self._inverse_scale
+        self._guides, self._y = data.guides, data.y
         n = len(y)
         covariance = self._between(self._x, self._guides)
-        covariance[np.diag_indices(n)] += math.exp(learned.log_noise) + _JITTER + data.variance
+        self._noise = math.exp(learned.log_noise) + _JITTER + data.variance
+        covariance[np.diag_indices(n)] += self._noise
         try:
             factor = cho_factor(covariance, lower=True, check_finite=True)
         except (np.linalg.LinAlgError, ValueError) as error:
@@ -227,6 +251,20 @@ class GaussianProcess:
     def noise(self) -> float:
         """Fitted variance of the measurement noise, in units of y squared."""
         return self._spread**2 * self._signal * (math.exp(self.learned.log_noise) + _JITTER)
+
+    def standardised(self) -> Standardised:
+        """All that defines this posterior, for other libraries."""
+        deviation = math.sqrt(self._signal)
+        return Standardised(
+            self._features,
+            self._guides,
+            (self._y - self._mean) / deviation,
+            self._noise,
+            1.0 / self._inverse_scale,
+            self._guide_weight,
+            self._centre + self._spread * self._mean,
+            self._spread * deviation,
+        )
 
     def _between(self, x: Floats, guides: Floats) -> Floats:
         correlation, _ = matern52(squared_distances(self._x, x))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autotune.strategies.base import Capabilities, History, Settings, Strategy, Suggestion, Task
+from autotune.strategies.bo import selectable
 from autotune.strategies.bo.acquisition import log_expected_improvement, log_probability_below
 from autotune.strategies.bo.candidates import Candidates, Pool, Score, pool_of
 from autotune.strategies.bo.evidence import MODELLED, Evidence, Metrics, Reader
@@ -26,11 +28,18 @@ _MAXIMIN = 512  # random configurations that the initial design is chosen from
 _CENTRES = 5  # of local search
 _ROUGH = 1_250_000  # candidates times measured points that a Gaussian process is asked for in one go
 _ROUGH_LEAST = 40  # points: so many are always looked at
+_MOST_GAIN = 700.0  # logarithm: e to it is still a number
 _SHORTLIST = 1_500  # candidates that are scored exactly where all would take too long
 
 
 class BayesianSettings(Settings):
-    """Settings of `bo`."""
+    """Settings of `bo`.
+
+    Attributes:
+        acquisition: what decides among candidates; see the table in docs/strategies.md.
+    """
+
+    acquisition: selectable.Acquisition = selectable.DEFAULT
 
 
 class BayesianOptimisation(Strategy):
@@ -44,6 +53,9 @@ class BayesianOptimisation(Strategy):
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
+        assert isinstance(self.settings, BayesianSettings)
+        self._acquisition = self.settings.acquisition
+        selectable.check(self._acquisition, self.name, len(task.objectives), self.models)
         self._reader = Reader(task.space)
         self._features = FeatureMap(task.space)
         self._shape = Shape(self._features.groups, self._features.dims)
@@ -108,7 +120,9 @@ class BayesianOptimisation(Strategy):
         measured = self._pool.points(evidence.measured)
         pending = self._pool.points(under_way)
         objective = evidence.objectives[0]
-        surrogate = self._believed(measured, objective, pending, seed, self.task.objectives[0].metric)
+        joint = selectable.is_joint(self._acquisition)
+        expected = pending.take(np.arange(0)) if joint else pending
+        surrogate = self._believed(measured, objective, expected, seed, self.task.objectives[0].metric)
         limits = [
             (self._believed(*_known(measured, metric), pending, seed, constraint.metric), limit)
             for constraint, metric, limit in zip(
@@ -122,23 +136,32 @@ class BayesianOptimisation(Strategy):
             failures = FailureModel(measured, self._pool.points(evidence.failed), self._shape, seed, least)
         incumbent = evidence.incumbent
         best = None if incumbent is None else float(objective.values[incumbent])
-        score = self._scorer(surrogate, limits, failures, best)
+        chance = _Chance(limits, failures)
+        score = self._scorer(surrogate, chance, best)
         order = np.argsort(np.where(evidence.feasible, objective.values, np.inf), kind="stable")
-        found = self._pool.best(score, 1, used, evidence.measured[order[:_CENTRES]], rng)
+        centres = evidence.measured[order[:_CENTRES]]
+        fallback = list(surrogate.ladder)
+        if best is not None and selectable.is_shortlisted(self._acquisition):
+            feasible = measured.take(np.flatnonzero(evidence.feasible))
+            asked = selectable.Decision(surrogate, _warped(surrogate, best), feasible, pending, score, chance)
+            found, given_up = selectable.decide(self._acquisition, asked, self._pool, used, centres, rng)
+            fallback += given_up
+        else:
+            found = self._pool.best(score, 1, used, centres, rng)
         if not len(found):
             return None, {}
         notes: dict[str, Any] = {
             MODELLED: {name: round(weight, 3) for name, weight in surrogate.weights.items()},
             "warp": f"{surrogate.warp.kind} {surrogate.warp.power:g}",
+            "acquisition": self._acquisition,
         }
-        if surrogate.ladder:
-            notes["fallback"] = surrogate.ladder
+        if fallback:
+            notes["fallback"] = fallback
         if best is not None:
-            gain = math.exp(
-                float(log_expected_improvement(surrogate.predict(found.points), _warped(surrogate, best))[0])
-            )
-            gain /= math.exp(float(surrogate.warp.log_slope(best)))
-            notes["expected_gain"] = gain / abs(best) if best else gain
+            belief = surrogate.predict(found.points)
+            log_gain = float(log_expected_improvement(belief, _warped(surrogate, best))[0])
+            log_gain -= float(surrogate.warp.log_slope(best)) + (math.log(abs(best)) if best else 0.0)
+            notes["expected_gain"] = math.exp(min(log_gain, _MOST_GAIN))
         return found.units[0], notes
 
     def _believed(self, points: Points, metric: Metrics, pending: Points, seed: int, name: str) -> Surrogate:
@@ -153,25 +176,15 @@ class BayesianOptimisation(Strategy):
         noise = None if noise is None else np.concatenate([noise, np.zeros(len(pending))])
         return Surrogate(points.joined(pending), values, self._shape, seed, noise, guides, self.models)
 
-    def _scorer(
-        self,
-        surrogate: Surrogate,
-        limits: Sequence[tuple[Surrogate, float]],
-        failures: FailureModel | None,
-        best: float | None,
-    ) -> Score:
-        """Log expected improvement of what completes within the limits; without an incumbent, how likely that is."""
+    def _scorer(self, surrogate: Surrogate, chance: _Chance, best: float | None) -> Score:
+        """The acquisition, of what completes within the limits; without an incumbent, how likely that is."""
 
         def exact(points: Points, rough: int = 0) -> Floats:
-            total = np.zeros(len(points))
-            for model, limit in limits:
-                total += log_probability_below(model.predict(points, rough=rough), _warped(model, limit))
-            if failures is not None:
-                total += failures.score(points, rough=rough > 0)
-            if best is not None:
-                belief = surrogate.predict(points, rough=rough)
-                total += log_expected_improvement(belief, _warped(surrogate, best))
-            return total
+            log_chance = chance(points, rough)
+            if best is None:
+                return log_chance
+            belief = surrogate.predict(points, rough=rough)
+            return selectable.promise(self._acquisition, belief, _warped(surrogate, best), log_chance)
 
         def score(candidates: Candidates) -> Floats:
             rough = max(_ROUGH // max(len(candidates), 1), _ROUGH_LEAST)
@@ -184,6 +197,28 @@ class BayesianOptimisation(Strategy):
             return total
 
         return score
+
+
+@dataclass(frozen=True)
+class _Chance:
+    """Logarithm of the probability that a candidate completes and keeps the limits, far lower where the risk is too high.
+
+    Attributes:
+        limits: models of the metrics that are limited, and what each may reach.
+        failures: where any are known.
+    """
+
+    limits: Sequence[tuple[Surrogate, float]]
+    failures: FailureModel | None
+
+    def __call__(self, points: Points, rough: int = 0) -> Floats:
+        """Of m points, shape ``(m,)``; `rough` as for `Surrogate.predict`."""
+        total = np.zeros(len(points))
+        for model, limit in self.limits:
+            total += log_probability_below(model.predict(points, rough=rough), _warped(model, limit))
+        if self.failures is not None:
+            total += self.failures.score(points, rough=rough > 0)
+        return total
 
 
 def _known(points: Points, metric: Metrics) -> tuple[Points, Metrics]:

@@ -28,6 +28,7 @@ _WARP_FROM = 6
 _STEPS = 30  # of the expectation maximisation of weights
 _PRIOR = 2.0  # observations' worth of belief that both models are as good
 _ROUGH_TREES = 15
+_NO_NEWS = 1e6  # times the variance of all targets: a target with more noise than that tells nothing
 _TELLING = 5  # measurements, from which on a guide must order them better than chance
 
 
@@ -133,7 +134,7 @@ class Surrogate:
         self.ladder: list[str] = []
         self.warp = choose_warp(points, losses, shape)
         y = self.warp.forward(losses)
-        noise = None if variance is None else variance * np.exp(2.0 * self.warp.log_slope(losses))
+        noise = None if variance is None else _warped_noise(self.warp, losses, variance, float(y.var()))
         self.trusted = tuple(g for g in guides if _tells(points.guides[:, g], y))
         heard = points.guides[:, list(self.trusted)]
         centre = np.nanmean(heard, axis=0) if len(heard) else np.zeros(0)
@@ -187,6 +188,23 @@ class Surrogate:
             except FitError as error:
                 self.ladder.append(f"{name} with {'its' if of is self._shape else 'common'} length scales: {error}")
 
+    @property
+    def gp(self) -> GaussianProcess | None:
+        """The Gaussian process of most weight, None where none could be fitted or none was wanted."""
+        name = self._gp_name
+        model = None if name is None else self._models[name]
+        return model if isinstance(model, GaussianProcess) else None
+
+    def gp_columns(self, points: Points) -> tuple[Floats, Floats]:
+        """Features and guides of points as `gp` wants them, shapes ``(m, f)`` and ``(m, k)``."""
+        guides = self._heard(points).guides
+        return points.features, guides if self._gp_name == "guided gp" else guides[:, :0]
+
+    @property
+    def _gp_name(self) -> str | None:
+        names = [name for name, model in self._models.items() if isinstance(model, GaussianProcess)]
+        return max(names, key=lambda name: self.weights[name], default=None)
+
     def leave_one_out(self) -> tuple[Floats, Floats]:
         """Mean of each measured point when it is left out, and what was measured there; both warped, shapes ``(n,)``."""
         mean = sum((self.weights[n] * m.leave_one_out[0] for n, m in self._models.items()), np.zeros(len(self._y)))
@@ -235,6 +253,14 @@ def _tells(guide: Floats, y: Floats) -> bool:
     return bool(agreement > math.sqrt(2.0 * (2.0 * n + 5.0) / (9.0 * n * (n - 1.0))))
 
 
+def _warped_noise(warp: Warp, losses: Floats, variance: Floats, spread: float) -> Floats:
+    """Variance of the noise of warped losses, by the slope of the warp; bounded, where it says no more than nothing."""
+    with np.errstate(over="ignore", under="ignore", divide="ignore"):
+        log_noise = np.log(variance) + 2.0 * warp.log_slope(losses)
+        noise: Floats = np.minimum(np.exp(log_noise), _NO_NEWS * (spread or 1.0))
+    return noise
+
+
 def choose_warp(points: Points, losses: Floats, shape: Shape) -> Warp:
     """The member of the family under which a Gaussian process finds the losses likeliest.
 
@@ -243,7 +269,7 @@ def choose_warp(points: Points, losses: Floats, shape: Shape) -> Warp:
     """
     family = candidates(losses)
     n = _WARP_FROM
-    if len(losses) < n or float(losses.max()) - float(losses.min()) <= 0.0:
+    if len(losses) < n or float(np.ptp(family[0].forward(losses))) <= 0.0:
         return family[0]
     while 2 * n <= len(losses):
         n *= 2
@@ -254,6 +280,8 @@ def choose_warp(points: Points, losses: Floats, shape: Shape) -> Warp:
     best, best_score = family[0], -np.inf
     features = np.ascontiguousarray(points.features[:n])
     for place, warp in enumerate(first):
+        if not (warp.fits(losses[:n]) and family[place].fits(losses)):
+            continue
         score = _warped_likelihood(
             features.tobytes(), losses[:n].tobytes(), shape.groups.tobytes(), features.shape[1], shape.dims, warp
         )
