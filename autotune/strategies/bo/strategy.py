@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar
@@ -11,12 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from autotune.strategies.base import Capabilities, History, Settings, Strategy, Suggestion, Task
-from autotune.strategies.bo.acquisition import log_expected_improvement, log_probability_below
+from autotune.strategies.bo.acquisition import log_probability_below
 from autotune.strategies.bo.candidates import Candidates, Pool, Score, pool_of
 from autotune.strategies.bo.evidence import Evidence, Metrics, Reader
 from autotune.strategies.bo.failures import FailureModel
 from autotune.strategies.bo.features import FeatureMap
 from autotune.strategies.bo.guides import Guides
+from autotune.strategies.bo.promise import Improvement, Promise
+from autotune.strategies.bo.several import HypervolumeGain, leading
 from autotune.strategies.bo.surrogate import Points, Shape, Surrogate
 
 Floats = npt.NDArray[np.float64]
@@ -38,7 +39,7 @@ class BayesianOptimisation(Strategy):
 
     name: ClassVar[str] = "bo"
     summary: ClassVar[str] = "Bayesian optimisation: Gaussian process and trees, scored over the feasible set"
-    capabilities: ClassVar[Capabilities] = Capabilities(several_objectives=False, predictor=True, transfer=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(several_objectives=True, predictor=True, transfer=True)
     settings_type: ClassVar[type[Settings]] = BayesianSettings
 
     def __init__(self, task: Task) -> None:
@@ -106,8 +107,10 @@ class BayesianOptimisation(Strategy):
         seed = int(rng.integers(2**31))
         measured = self._pool.points(evidence.measured)
         pending = self._pool.points(under_way)
-        objective = evidence.objectives[0]
-        surrogate = self._believed(measured, objective, pending, seed, self.task.objectives[0].metric)
+        surrogates = [
+            self._believed(measured, metric, pending, seed, objective.metric)
+            for objective, metric in zip(self.task.objectives, evidence.objectives, strict=True)
+        ]
         limits = [
             (self._believed(*_known(measured, metric), pending, seed, constraint.metric), limit)
             for constraint, metric, limit in zip(
@@ -118,26 +121,37 @@ class BayesianOptimisation(Strategy):
         failures = None
         if len(evidence.failed):
             failures = FailureModel(measured, self._pool.points(evidence.failed), self._shape, seed)
-        incumbent = evidence.incumbent
-        best = None if incumbent is None else float(objective.values[incumbent])
-        score = self._scorer(surrogate, limits, failures, best)
-        order = np.argsort(np.where(evidence.feasible, objective.values, np.inf), kind="stable")
-        found = self._pool.best(score, 1, used, evidence.measured[order[:_CENTRES]], rng)
+        promise = self._promise(evidence, surrogates, pending)
+        score = self._scorer(promise, limits, failures, surrogates[0].size)
+        found = self._pool.best(score, 1, used, evidence.measured[_centres(evidence, rng)], rng)
         if not len(found):
             return None, {}
-        notes: dict[str, Any] = {
-            "weights": {name: round(weight, 3) for name, weight in surrogate.weights.items()},
-            "warp": f"{surrogate.warp.kind} {surrogate.warp.power:g}",
-        }
-        if surrogate.ladder:
-            notes["fallback"] = surrogate.ladder
-        if best is not None:
-            gain = math.exp(
-                float(log_expected_improvement(surrogate.predict(found.points), _warped(surrogate, best))[0])
-            )
-            gain /= math.exp(float(surrogate.warp.log_slope(best)))
-            notes["expected_gain"] = gain / abs(best) if best else gain
+        notes = self._told(surrogates)
+        if promise is not None:
+            notes["expected_gain"] = promise.gain(found.points)
         return found.units[0], notes
+
+    def _promise(self, evidence: Evidence, surrogates: Sequence[Surrogate], pending: Points) -> Promise | None:
+        """What there is to gain; None while nothing feasible was measured, and being feasible is all that counts."""
+        incumbent = evidence.incumbent
+        if incumbent is None:
+            return None
+        if len(surrogates) > 1:
+            losses = np.stack([metric.values for metric in evidence.objectives], axis=1)
+            return HypervolumeGain(surrogates, losses[evidence.feasible], pending)
+        return Improvement(surrogates[0], float(evidence.objectives[0].values[incumbent]))
+
+    def _told(self, surrogates: Sequence[Surrogate]) -> dict[str, Any]:
+        """For people: what the models of each objective are; by metric where there are several."""
+        weights = [{name: round(weight, 3) for name, weight in s.weights.items()} for s in surrogates]
+        warps = [f"{s.warp.kind} {s.warp.power:g}" for s in surrogates]
+        ladder = [step for s in surrogates for step in s.ladder]
+        names = [o.metric for o in self.task.objectives]
+        several = len(surrogates) > 1
+        return {
+            "weights": dict(zip(names, weights, strict=True)) if several else weights[0],
+            "warp": dict(zip(names, warps, strict=True)) if several else warps[0],
+        } | ({"fallback": ladder} if ladder else {})
 
     def _believed(self, points: Points, metric: Metrics, pending: Points, seed: int, name: str) -> Surrogate:
         """Models of a metric; what is under way counts as if it had given what is expected of it."""
@@ -153,12 +167,12 @@ class BayesianOptimisation(Strategy):
 
     def _scorer(
         self,
-        surrogate: Surrogate,
+        promise: Promise | None,
         limits: Sequence[tuple[Surrogate, float]],
         failures: FailureModel | None,
-        best: float | None,
+        size: int,
     ) -> Score:
-        """Log expected improvement of what completes within the limits; without an incumbent, how likely that is."""
+        """What completes within the limits promises; without an incumbent, how likely that is. `size`: of surrogates."""
 
         def exact(points: Points, rough: int = 0) -> Floats:
             total = np.zeros(len(points))
@@ -166,14 +180,13 @@ class BayesianOptimisation(Strategy):
                 total += log_probability_below(model.predict(points, rough=rough), _warped(model, limit))
             if failures is not None:
                 total += failures.log_success(points, rough=rough > 0)
-            if best is not None:
-                belief = surrogate.predict(points, rough=rough)
-                total += log_expected_improvement(belief, _warped(surrogate, best))
+            if promise is not None:
+                total += promise(points, rough=rough)
             return total
 
         def score(candidates: Candidates) -> Floats:
             rough = max(_ROUGH // max(len(candidates), 1), _ROUGH_LEAST)
-            if surrogate.size <= rough or len(candidates) <= _SHORTLIST:
+            if size <= rough or len(candidates) <= _SHORTLIST:
                 return exact(candidates.points)
             sketch = exact(candidates.points, rough)
             short = np.argpartition(-sketch, _SHORTLIST)[:_SHORTLIST]
@@ -182,6 +195,17 @@ class BayesianOptimisation(Strategy):
             return total
 
         return score
+
+
+def _centres(evidence: Evidence, rng: np.random.Generator) -> npt.NDArray[np.intp]:
+    """Places of measured configurations to look around: the best feasible ones, or some of the front, and then others."""
+    losses = np.stack([metric.values for metric in evidence.objectives], axis=1)
+    if losses.shape[1] == 1:
+        order = np.argsort(np.where(evidence.feasible, losses[:, 0], np.inf), kind="stable")
+    else:
+        order = rng.permutation(len(losses))
+        order = order[np.argsort(~leading(losses, evidence.feasible)[order], kind="stable")]
+    return order[:_CENTRES]
 
 
 def _known(points: Points, metric: Metrics) -> tuple[Points, Metrics]:
