@@ -56,6 +56,7 @@ class FeatureMap:
         self._conditions: list[tuple[int, int]] = []  # position of a dimension that it switches, group
         free = [d for d in space.dims if d.n_values != 1]
         self.dims = len(free)
+        self._d = len(space.dims)
         self._amounts = [d for d in free if _is_amount(d)] if len(free) <= _MANY else []
         group = 0
         for dim in free:
@@ -77,6 +78,18 @@ class FeatureMap:
         columns += [np.where(np.isnan(units[:, position]), 0.0, 1.0) for position, _ in self._conditions]
         # Row by row in memory, since trees walk along rows; a space of one configuration has no column.
         return np.ascontiguousarray(np.stack(columns, axis=1)) if columns else np.zeros((len(units), 0))
+
+    def scales(self, log_scale: Floats) -> Floats:
+        """Length scale of each dimension of the space, the least of its columns', of log length scales by group.
+
+        Shape ``(groups,)`` to ``(d,)``; 1 for constant dimensions, and everywhere where the groups are not these.
+        """
+        scales = np.full(self._d, np.inf)
+        if len(log_scale) == int(self.groups.max(initial=-1)) + 1:
+            for column in self._columns:
+                position = column.dim.position
+                scales[position] = min(scales[position], float(np.exp(log_scale[column.group])))
+        return np.where(np.isfinite(scales), scales, 1.0)
 
     def interactions(self, units: Floats) -> Floats:
         """Logarithms of the product and the quotient of every two positive amounts.

@@ -48,11 +48,13 @@ class Cheaper:
     ) -> None:
         self._history = history
         self._seen: dict[str, set[bytes]] = {}
+        self._rows: dict[str, Floats] = {}
         self._columns: list[_Column] = []
         task = history.task
         for name in task.fidelities[:-1]:
             evidence = reader.read(history.at(name))
             rows = np.concatenate([evidence.measured, evidence.failed, evidence.pending])
+            self._rows[name] = rows
             self._seen[name] = {row.tobytes() for row in rows}
             at = points(evidence.measured)
             for metric, values in _named(history, evidence):
@@ -61,8 +63,19 @@ class Cheaper:
                     model = Surrogate(at.take(there), values.values[there], shape, seed)
                     self._columns.append(_Column(metric, model))
 
+    @property
+    def speaks(self) -> bool:
+        """Whether any of them has been modelled."""
+        return bool(self._columns)
+
+    def rows(self, fidelity: str) -> Floats:
+        """Encoded configurations that an evaluator has been asked for, shape ``(n, d)``."""
+        return self._rows[fidelity]
+
     def guided(self, points: Points) -> Points:
         """The points with a column more for each model, shape ``(m, k + columns)``."""
+        if not self._columns:
+            return points
         said = [column.model.predict(points).mean for column in self._columns]
         return Points(points.features, points.interactions, np.column_stack([points.guides, *said]))
 

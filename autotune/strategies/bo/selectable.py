@@ -134,6 +134,7 @@ class Decision:
         pending: points under way; looked at by those that are joint.
         score: that makes the shortlist.
         log_chance: as for `promise`.
+        guided: adds what cheaper evaluators say to points.
     """
 
     surrogate: Surrogate
@@ -142,6 +143,7 @@ class Decision:
     pending: Points
     score: Score
     log_chance: Callable[[Points], Floats]
+    guided: Callable[[Points], Points]
 
 
 def decide(
@@ -166,7 +168,8 @@ def decide(
 
     gains = gain_model(gp)
     candidates, baseline, pending = (
-        inputs(*asked.surrogate.gp_columns(points)) for points in (shortlist.points, asked.feasible, asked.pending)
+        inputs(*asked.surrogate.gp_columns(points))
+        for points in (asked.guided(shortlist.points), asked.feasible, asked.pending)
     )
     incumbent = float(gains.gains(asked.incumbent))
     question = Question(gains.model, candidates, baseline, pending, incumbent, int(rng.integers(2**31)))
@@ -174,5 +177,5 @@ def decide(
         values = answer(acquisition, question)
     except FitError as error:
         return shortlist.take(np.zeros(1, dtype=np.intp)), [f"{acquisition}: {error}: {DEFAULT} decided"]
-    scores = combined(SCALES[acquisition], values, asked.log_chance(shortlist.points), rng)
+    scores = combined(SCALES[acquisition], values, asked.log_chance(asked.guided(shortlist.points)), rng)
     return shortlist.take(np.array([np.argmax(scores)])), []
