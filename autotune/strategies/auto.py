@@ -74,7 +74,9 @@ class Auto(Strategy):
     summary: ClassVar[str] = (
         "exhaustive if the budget covers the space, else a bandit over bo, trees, tpe, local, random and the domain's own"
     )
-    capabilities: ClassVar[Capabilities] = Capabilities(several_objectives=True, predictor=True, transfer=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        several_objectives=True, predictor=True, transfer=True, fidelities=True
+    )
     settings_type: ClassVar[type[Settings]] = AutoSettings
 
     def __init__(self, task: Task) -> None:
