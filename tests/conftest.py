@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,9 @@ from tests.postgres import PostgresMissingError, server
 # How long one example takes says more about the machine than about the code.
 settings.register_profile("autotune", deadline=None)
 settings.load_profile("autotune")
+
+# A shell that runs tests in the background lets them, and all that they start, ignore Ctrl-C, which some tests press.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
