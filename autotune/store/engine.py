@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+import time
 from pathlib import Path
 from typing import NoReturn
 
@@ -29,6 +30,10 @@ class StorageUnavailableError(StoreError, UsageError):
 
 class StorageMissingError(StorageUnavailableError):
     """There is no such database, or it holds no studies yet, and it was not to be made."""
+
+
+_OPENING_S = 15.0  # for which a database that others are opening is tried again
+_PAUSE_S = 0.05
 
 
 def open_engine(url: str, *, read_only: bool = False, create: bool = True) -> sa.Engine:
@@ -56,15 +61,21 @@ def open_engine(url: str, *, read_only: bool = False, create: bool = True) -> sa
             f"storage {shown!r} needs the driver {error.name!r}; install it, for PostgreSQL with: "
             "pip install 'autotune[postgres]'"
         ) from None
-    try:
-        _bring_up_to_date(engine, shown, read_only=read_only, create=create)
-    except DATABASE_ERRORS as error:
-        engine.dispose()
-        raise StorageUnavailableError(f"storage {shown!r} cannot be opened: {first_line(error)}") from None
-    except BaseException:
-        engine.dispose()
-        raise
-    return engine
+    given_up = time.monotonic() + _OPENING_S
+    while True:
+        try:
+            _bring_up_to_date(engine, shown, read_only=read_only, create=create)
+        except DATABASE_ERRORS as error:
+            # SQLite does not wait for its busy timeout where waiting might be for ever, as when others turn WAL mode on too.
+            if "database is locked" in str(error) and time.monotonic() < given_up:
+                time.sleep(_PAUSE_S)
+                continue
+            engine.dispose()
+            raise StorageUnavailableError(f"storage {shown!r} cannot be opened: {first_line(error)}") from None
+        except BaseException:
+            engine.dispose()
+            raise
+        return engine
 
 
 def shown_url(url: str) -> str:
