@@ -30,12 +30,6 @@ from autotune.strategies.sobol import SobolPoint
 from autotune.strategies.unseen import feasible_draw
 
 _NOWHERE = -1  # the number of a trial that is in no storage
-_STATES = {
-    TrialState.COMPLETED: OptunaState.COMPLETE,
-    TrialState.FAILED: OptunaState.FAIL,
-    TrialState.RUNNING: OptunaState.RUNNING,
-    TrialState.WAITING: OptunaState.RUNNING,
-}
 
 SamplerFactory = Callable[[int], BaseSampler]
 

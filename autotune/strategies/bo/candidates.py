@@ -28,7 +28,6 @@ _ROUNDS = 6  # of local improvement
 _BEAM = 8  # candidates that local search goes on from
 _CHILDREN = 24  # of each of them in a round
 _SPREAD = (0.2, 0.1, 0.04, 0.015, 0.005, 0.0015)  # of the steps of continuous values, round by round
-_SAME = 1e-9
 
 
 class Candidates:

@@ -96,12 +96,8 @@ class Cheaper:
             units: the candidate, encoded, shape ``(d,)``.
             trusted: whether measurements have borne out what cheaper evaluators said.
         """
-        row = 0
-        for trial in reversed(self._history.trials):
-            if trial.fidelity not in self._seen:
-                break
-            row += 1
-        if not trusted or row >= IN_A_ROW:
+        lately = [trial.fidelity in self._seen for trial in self._history.trials[-IN_A_ROW:]]
+        if not trusted or (len(lately) == IN_A_ROW and all(lately)):
             return None
         return next(
             (name for name, seen in self._seen.items() if units.tobytes() not in seen and self._worth(name)), None

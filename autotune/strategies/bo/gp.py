@@ -48,9 +48,6 @@ class Hyperparameters:
     log_noise: float
     log_guide: Floats
 
-    def vector(self) -> Floats:
-        return np.concatenate([self.log_scale, [self.log_noise], self.log_guide])
-
     @classmethod
     def of(cls, vector: Floats, groups: int) -> Hyperparameters:
         return cls(vector[:groups], float(vector[groups]), vector[groups + 1 :])
