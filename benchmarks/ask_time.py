@@ -4,19 +4,21 @@
     python benchmarks/ask_time.py --strategies bo,tpe --trials 100,500
 
 The spaces: 11,000 feasible configurations of 8 parameters; 10 continuous parameters, with Optuna's own GP beside ours; 100
-parameters. Each cell is the median of seven proposals after so many random trials, and the slowest of them.
+parameters. Each cell is the median of seven proposals after so many random trials, and the slowest of them. Each row has a
+process of its own, whose largest memory it tells.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
+import multiprocessing
 import os
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
@@ -33,6 +35,8 @@ from autotune.store.records import TrialRecord, TrialState  # noqa: E402
 from autotune.strategies import History, Task, resolve  # noqa: E402
 
 ASKS = 7  # of which the median counts
+CONTINUOUS = "10 continuous"
+OPTUNA = "Optuna's GP"
 _OPTUNA_MOST = 1000  # trials: its models hold all of them, and the cost grows with their cube
 
 
@@ -64,7 +68,7 @@ def layers(d: int) -> SearchSpace:
 
 SPACES: dict[str, Callable[[], SearchSpace]] = {
     "8 parameters, 11k feasible": tiles,
-    "10 continuous": lambda: box(10),
+    CONTINUOUS: lambda: box(10),
     "100 ordinal": lambda: layers(100),
 }
 
@@ -126,26 +130,28 @@ def optuna_asks(space: SearchSpace, trials: list[TrialRecord]) -> list[float]:
     return seconds
 
 
+def row(title: str, strategy: str, counts: list[int]) -> str:
+    """One row of the table, with the largest memory of this process."""
+    space = SPACES[title]()
+    trials = random_trials(space, max(counts))
+    cells = []
+    for n in counts:
+        if strategy == OPTUNA and n > _OPTUNA_MOST:
+            cells.append("not run")
+            continue
+        seconds = optuna_asks(space, trials[:n]) if strategy == OPTUNA else asks(strategy, space, trials[:n])
+        cells.append(f"{1e3 * statistics.median(seconds):.0f} ms (slowest {1e3 * max(seconds):.0f})")
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return f"| {title} | {strategy} | " + " | ".join(cells) + f" | {memory:.0f} MiB |"
+
+
 def table(strategies: list[str], counts: list[int]) -> Iterator[str]:
-    yield "| space | strategy | " + " | ".join(f"{n} trials" for n in counts) + " |"
-    yield "| --- | --- |" + " --- |" * len(counts)
-    for title, make in SPACES.items():
-        space = make()
-        trials = random_trials(space, max(counts))
-        rows: dict[str, Callable[[list[TrialRecord]], list[float]]] = {
-            name: functools.partial(asks, name, space) for name in strategies
-        }
-        if title == "10 continuous":
-            rows["Optuna's GP"] = functools.partial(optuna_asks, space)
-        for name, measure in rows.items():
-            cells = []
-            for n in counts:
-                if name == "Optuna's GP" and n > _OPTUNA_MOST:
-                    cells.append("not run")
-                    continue
-                seconds = measure(trials[:n])
-                cells.append(f"{1e3 * statistics.median(seconds):.0f} ms (slowest {1e3 * max(seconds):.0f})")
-            yield f"| {title} | {name} | " + " | ".join(cells) + " |"
+    yield "| space | strategy | " + " | ".join(f"{n} trials" for n in counts) + " | largest memory |"
+    yield "| --- | --- |" + " --- |" * (len(counts) + 1)
+    for title in SPACES:
+        for strategy in [*strategies, *([OPTUNA] if title == CONTINUOUS else [])]:
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
+                yield alone.submit(row, title, strategy, counts).result()
 
 
 def main() -> None:
@@ -156,7 +162,6 @@ def main() -> None:
     strategies = options.strategies.split(",")
     for line in table(strategies, [int(n) for n in options.trials.split(",")]):
         print(line, flush=True)
-    print(f"Largest memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
 
 
 if __name__ == "__main__":

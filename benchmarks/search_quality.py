@@ -32,6 +32,7 @@ from benchmarks.quality.report import report  # noqa: E402
 from benchmarks.quality.searchers import UNIFORM  # noqa: E402
 from benchmarks.quality.session import Settings  # noqa: E402
 from benchmarks.quality.suites import SUITES, load  # noqa: E402
+from benchmarks.quality.variants import VARIANTS  # noqa: E402
 
 _PEER_FOLDERS = (".venv-peers", ".venv-hebo")
 
@@ -52,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--searchers",
         default=f"{UNIFORM},random,tpe,cmaes,local",
-        help=f"some of: {', '.join([UNIFORM, *sorted(STRATEGIES), *PEERS])}",
+        help=f"some of: {', '.join([UNIFORM, *sorted(STRATEGIES), *VARIANTS, *PEERS])}",
     )
     parser.add_argument("--seeds", type=int, default=20, help="runs of each searcher on each problem")
     parser.add_argument("--first-seed", type=int, default=0)

@@ -30,6 +30,7 @@ from autotune.strategies.sobol import SobolPoint
 from autotune.strategies.unseen import feasible_draw
 
 _NOWHERE = -1  # the number of a trial that is in no storage
+_READ = 20_000  # trials that the draws of one proposal may read in all; each draw reads every trial
 
 SamplerFactory = Callable[[int], BaseSampler]
 
@@ -123,7 +124,7 @@ class OptunaStrategy(Strategy):
                     self.task.space,
                     functools.partial(self._draw, number),
                     taken,
-                    redraws=0 if self.remembers else self.redraws,
+                    redraws=0 if self.remembers else min(self.redraws, _READ // (number + 1)),
                     seed=seed,
                 )
                 if config is None:
@@ -155,7 +156,9 @@ class OptunaStrategy(Strategy):
                 number=number, state=OptunaState.RUNNING, value=None, datetime_start=None, datetime_complete=None,
                 params={}, distributions={}, user_attrs={}, system_attrs={}, intermediate_values={}, trial_id=_NOWHERE,
             )  # fmt: skip
-        relative = sampler.infer_relative_search_space(self._study, frozen)
+        if attempt == 0:
+            self._relative = sampler.infer_relative_search_space(self._study, frozen)  # looks at every trial
+        relative = self._relative
         flat = sampler.sample_relative(self._study, frozen, relative)
         for key, distribution in self._distributions.items():
             if key not in flat:

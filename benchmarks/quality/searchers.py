@@ -23,6 +23,7 @@ from benchmarks.quality.peers import PEERS
 from benchmarks.quality.peers.client import PeerClient
 from benchmarks.quality.problem import Problem
 from benchmarks.quality.session import BudgetSpentError, Reply, Session
+from benchmarks.quality.variants import VARIANTS
 
 UNIFORM = "uniform"
 _EPOCH = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
@@ -51,7 +52,7 @@ class StrategySearcher(Searcher):
     """One of `autotune.strategies`, driven as a study drives it, without a store.
 
     Args:
-        name: of a strategy; ``NAME+KIND`` gives it earlier studies (see `transfer`).
+        name: of a strategy or a variant of one; ``NAME+KIND`` gives it earlier studies (see `transfer`).
         problems: of the benchmark, which earlier studies are of.
     """
 
@@ -59,7 +60,7 @@ class StrategySearcher(Searcher):
         self.name = name
         self.version = f"autotune {autotune.__version__}"
         strategy, _, self._kind = name.partition("+")
-        self._strategy = resolve(strategy)
+        self._strategy = VARIANTS.get(strategy) or resolve(strategy)
         self._problems = problems
         if issubclass(self._strategy, OptunaStrategy):
             self.version += f", optuna {version('optuna')}"
@@ -209,13 +210,14 @@ def resolve_searcher(name: str, pythons: Sequence[str], problems: Sequence[Probl
         found = PeerClient.start(name, pythons)
         return PeerSearcher(name, found) if isinstance(found, PeerClient) else found
     strategy, _, kind = name.partition("+")
-    if strategy in STRATEGIES and kind in ("", *transfer.SOURCES):
+    if strategy in {*STRATEGIES, *VARIANTS} and kind in ("", *transfer.SOURCES):
         return StrategySearcher(name, problems)
-    known = ", ".join([UNIFORM, *sorted(STRATEGIES), *(f"bo+{kind}" for kind in transfer.SOURCES), *PEERS])
+    known = ", ".join([UNIFORM, *sorted(STRATEGIES), *VARIANTS, *(f"bo+{kind}" for kind in transfer.SOURCES), *PEERS])
     raise UsageError(f"searcher {name!r} is unknown; known are: {known}")
 
 
 def is_ours(name: str) -> bool:
     """Whether a searcher is this project's own; adapters of Optuna's samplers are Optuna's algorithms and count as peers."""
-    strategy = STRATEGIES.get(name.partition("+")[0])
+    plain = name.partition("+")[0]
+    strategy = VARIANTS.get(plain) or STRATEGIES.get(plain)
     return strategy is not None and not issubclass(strategy, OptunaStrategy)

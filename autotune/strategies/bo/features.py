@@ -10,7 +10,7 @@ hold.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from autotune.space.dimensions import Dimension
 
 Floats = npt.NDArray[np.float64]
 
+VIEWS = ("logarithm", "alignment")
 _MANY = 24  # dimensions; beyond it each gets one column, as there are more length scales than trials could tell apart
 _SAME = 1e-6  # columns nearer than that (or mirrored) say the same
 _RANGE = 2.0  # a column of logarithms is worth having where the largest value is more than so many times the least
@@ -46,12 +47,16 @@ class _Column:
 class FeatureMap:
     """Turns encoded configurations (`SearchSpace.encode`) into features.
 
+    Args:
+        space: whose configurations they are.
+        views: what an ordered parameter is seen by beside its place, of `VIEWS`.
+
     Attributes:
         groups: the length scale that each column uses, shape ``(f,)``, counted from 0.
         dims: dimensions that are not constant.
     """
 
-    def __init__(self, space: SearchSpace) -> None:
+    def __init__(self, space: SearchSpace, views: Collection[str] = VIEWS) -> None:
         self._columns: list[_Column] = []
         self._conditions: list[tuple[int, int]] = []  # position of a dimension that it switches, group
         free = [d for d in space.dims if d.n_values != 1]
@@ -60,7 +65,7 @@ class FeatureMap:
         self._amounts = [d for d in free if _is_amount(d)] if len(free) <= _MANY else []
         group = 0
         for dim in free:
-            for scales in _scales(dim, rich=len(free) <= _MANY):
+            for scales in _scales(dim, views if len(free) <= _MANY else ()):
                 self._columns += [_Column(dim, group, scale) for scale in scales]
                 group += 1
         seen: set[str] = set()
@@ -115,15 +120,16 @@ def _is_amount(dim: Dimension) -> bool:
     )  # fmt: skip
 
 
-def _scales(dim: Dimension, *, rich: bool) -> list[list[Scale]]:
+def _scales(dim: Dimension, views: Collection[str]) -> list[list[Scale]]:
     """Columns of a dimension by length scale."""
     if dim.kind == "bool":
         return [[_as_is]]
     if not dim.ordered:
         return [[_is_value(i, dim.n_values or 0) for i in range(dim.n_values or 0)]]
     scales: list[Scale] = [_as_is]
-    if rich and dim.numeric and (dim.integral or dim.codes is not None) and (dim.n_values or 0) > 2:
-        scales += [s for s in (_logarithm(dim), _alignment(dim)) if s is not None]
+    if dim.numeric and (dim.integral or dim.codes is not None) and (dim.n_values or 0) > 2:
+        further = {"logarithm": _logarithm, "alignment": _alignment}
+        scales += [s for view in VIEWS if view in views and (s := further[view](dim)) is not None]
     probe = np.linspace(0.0, 1.0, min(dim.n_values or 33, 4096))
     kept: list[Scale] = []
     for scale in scales:

@@ -16,7 +16,7 @@ from autotune.strategies.bo.acquisition import log_expected_improvement
 from autotune.strategies.bo.candidates import Candidates, Pool, pool_of
 from autotune.strategies.bo.evidence import Evidence, Metrics, Reader
 from autotune.strategies.bo.failures import FailureModel, least_probability
-from autotune.strategies.bo.features import FeatureMap
+from autotune.strategies.bo.features import VIEWS, FeatureMap
 from autotune.strategies.bo.fidelity import Cheaper
 from autotune.strategies.bo.guides import Guides
 from autotune.strategies.bo.outlook import Outlook
@@ -82,6 +82,7 @@ class BayesianOptimisation(Strategy):
     )
     settings_type: ClassVar[type[Settings]] = BayesianSettings
     models: ClassVar[tuple[str, ...]] = ("gp", "trees")  # that a metric is believed by, see `Surrogate`
+    views: ClassVar[tuple[str, ...]] = VIEWS  # of an ordered parameter, see `FeatureMap`
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
@@ -89,7 +90,7 @@ class BayesianOptimisation(Strategy):
         self._acquisition = self.settings.acquisition
         selectable.check(self._acquisition, self.name, len(task.objectives), self.models)
         self._reader = Reader(task.space)
-        self._features = FeatureMap(task.space)
+        self._features = FeatureMap(task.space, self.views)
         self._shape = Shape(self._features.groups, self._features.dims)
         self._guides = Guides(task, self._features, self._shape)
 
