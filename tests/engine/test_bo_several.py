@@ -17,9 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from autotune import Categorical, Failure, Float, Int, SearchSpace, Study
+from autotune import Categorical, Failure, Float, Int, Measurement, SearchSpace, Study
+from autotune.measurement import Metric
 from autotune.objective import pareto_mask
 from autotune.space import Config
+from autotune.strategies.bo import selectable
 from autotune.strategies.bo.hypervolume import Boxes, log_expected_hypervolume_improvement
 from autotune.strategies.bo.surrogate import Component
 
@@ -304,3 +306,63 @@ def test_the_same_seed_proposes_the_same_in_an_endless_space() -> None:
     one, again = (search("bo", 12, space=space, seed=4, n=2) for _ in range(2))
     assert [t.config for t in one.trials] == [t.config for t in again.trials]
     assert [t.notes for t in one.trials] == [t.notes for t in again.trials]
+
+
+# By BoTorch
+
+
+@pytest.mark.parametrize("acquisition", sorted(selectable.ONLY_SEVERAL))
+def test_selectable_acquisitions_look_along_the_front_in_batches_and_repeat_themselves(acquisition: str) -> None:
+    def limited(config: Config) -> dict[str, float]:
+        if config["x"] + config["y"] > 70:
+            raise Failure("oom", "too large")
+        return measured(config)
+
+    def found(trials: int) -> Study:
+        options = {"acquisition": acquisition}
+        return search("bo", trials, limited, n=4, constraints=["memory_gib <= 32"], strategy_options=options)
+
+    study, again = found(28), found(16)
+    assert [t.config for t in study.trials[:16]] == [t.config for t in again.trials]
+    assert len({t.config_hash for t in study.trials}) == len(study.trials)
+    assert all(t.notes["acquisition"] == acquisition and "fallback" not in t.notes for t in study.trials[8:])
+    # Eight trials of a design and a batch or two by models of so little do not show yet that the front is y = 25.
+    later = [t.config for t in study.trials[16:]]
+    assert np.mean([abs(c["y"] - 25) <= 3 for c in later]) >= 0.75  # at random, one in six
+    assert len({c["x"] // 8 for c in later}) >= 3
+    assert sum(t.failure_kind is not None for t in study.trials[16:]) <= 1
+    assert dominated(study) > 0.9
+
+
+@pytest.mark.parametrize("acquisition", sorted(selectable.ONLY_SEVERAL))
+def test_selectable_acquisitions_of_three_objectives(acquisition: str) -> None:
+    def three(config: Config) -> dict[str, float]:
+        return measured(config) | {"spread": float(abs(config["y"] - 25))}
+
+    def found(strategy: str, **more: Any) -> float:
+        study = search(strategy, 16, three, objectives=["minimize time_ms", "minimize loss", "maximize spread"], **more)
+        rows = [
+            [t.values["time_ms"] / 120.0, t.values["loss"] / 5.0, 1.0 - t.values["spread"] / 25.0] for t in study.trials
+        ]
+        return volume(np.array(rows))
+
+    ours = found("bo", strategy_options={"acquisition": acquisition})
+    assert ours > np.mean([found("random", seed=seed) for seed in range(4)]) + 0.03
+
+
+def test_a_lucky_measurement_of_a_noisy_system_is_not_what_others_must_beat() -> None:
+    """A value far beyond all others, told with a wide interval, leaves as much to hope for as if there had been no luck."""
+    first = {"x": 20, "y": 20}
+
+    def hoped_for(luck: float, relative_half_width: float) -> float:
+        def told(config: Config) -> Measurement:
+            found = measured(config)
+            if config != first:
+                return Measurement({name: Metric(value) for name, value in found.items()})
+            return Measurement({n: Metric(luck * value, relative_half_width * value) for n, value in found.items()})
+
+        study = search("bo", 8, told, default=first)
+        study.ask()
+        return float(study.trials[-1].notes["expected_gain"])
+
+    assert hoped_for(0.1, 2.0) > 0.5 * hoped_for(1.0, 0.0)

@@ -6,8 +6,9 @@ inputs: what may be proposed is a list of feasible configurations, and each of t
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import gpytorch
@@ -18,7 +19,10 @@ from botorch.acquisition.acquisition import AcquisitionFunction
 from botorch.acquisition.joint_entropy_search import qJointEntropySearch
 from botorch.acquisition.logei import qLogExpectedImprovement, qLogNoisyExpectedImprovement
 from botorch.acquisition.max_value_entropy_search import qLowerBoundMaxValueEntropy
+from botorch.acquisition.multi_objective import logei
+from botorch.acquisition.multi_objective.parego import qLogNParEGO
 from botorch.models import SingleTaskGP
+from botorch.models.model_list_gp_regression import ModelListGP
 from botorch.posteriors.gpytorch import GPyTorchPosterior
 from botorch.sampling.normal import SobolQMCNormalSampler
 from botorch.utils.sampling import manual_seed
@@ -32,6 +36,7 @@ Floats = npt.NDArray[np.float64]
 
 _CHUNK = 128  # candidates that are scored at once; bounds the memory of batched conditional models
 _SAMPLES = 256  # quasi-random draws of an expectation
+_SEVERAL_SAMPLES = 64  # of a hypervolume, each of which has a front of its own
 _OPTIMA = 32  # draws of where and how high the optimum is
 _EXACT = 4096  # points of a joint distribution up to which it is factorised and not approximated
 
@@ -41,19 +46,19 @@ class Question:
     """What is asked of an acquisition.
 
     Attributes:
-        model: of gains.
+        model: of gains; a `ModelListGP` where there are several objectives.
         candidates: its inputs, shape ``(m, d)``.
         baseline: inputs of what was measured and may be chosen in the end, shape ``(b, d)``.
         pending: inputs of what is under way, shape ``(p, d)``.
-        incumbent: the best gain.
+        goal: by objective, the gain to be beaten: the best one, or that of the reference point of several objectives.
         seed: of everything random.
     """
 
-    model: SingleTaskGP
+    model: SingleTaskGP | ModelListGP
     candidates: torch.Tensor
     baseline: torch.Tensor
     pending: torch.Tensor
-    incumbent: float
+    goal: tuple[float, ...]
     seed: int
 
 
@@ -90,8 +95,8 @@ def _in_chunks(acquisition: AcquisitionFunction, candidates: torch.Tensor) -> Fl
     return np.asarray(torch.cat(values).numpy(), dtype=float)
 
 
-def _sampler(question: Question) -> SobolQMCNormalSampler:
-    return SobolQMCNormalSampler(torch.Size([_SAMPLES]), seed=question.seed)
+def _sampler(question: Question, samples: int = _SAMPLES) -> SobolQMCNormalSampler:
+    return SobolQMCNormalSampler(torch.Size([samples]), seed=question.seed)
 
 
 def _pending(question: Question) -> torch.Tensor | None:
@@ -101,7 +106,7 @@ def _pending(question: Question) -> torch.Tensor | None:
 def _joint_expected_improvement(question: Question) -> Floats:
     """Of what is pending and the candidate together, so that a batch does not promise the same thing twice."""
     acquisition = qLogExpectedImprovement(
-        question.model, best_f=question.incumbent, sampler=_sampler(question), X_pending=_pending(question)
+        question.model, best_f=question.goal[0], sampler=_sampler(question), X_pending=_pending(question)
     )
     return _in_chunks(acquisition, question.candidates)
 
@@ -138,6 +143,7 @@ def _joint_entropy(question: Question) -> Floats:
 
 
 def _knowledge_gradient(question: Question) -> Floats:
+    assert isinstance(question.model, SingleTaskGP)
     everywhere = torch.cat([question.candidates, question.baseline])
     posterior = question.model.posterior(everywhere)
     assert isinstance(posterior, GPyTorchPosterior)
@@ -154,6 +160,46 @@ def _thompson(question: Question) -> Floats:
     return np.asarray(draw.reshape(-1).numpy(), dtype=float)
 
 
+def _noisy_hypervolume(question: Question) -> Floats:
+    """What a candidate, with what is pending, adds to the front as the model sees it, not to the luckiest measurements."""
+    with _without_compiler():
+        acquisition = logei.qLogNoisyExpectedHypervolumeImprovement(
+            question.model,
+            ref_point=list(question.goal),
+            X_baseline=question.baseline,
+            sampler=_sampler(question, _SEVERAL_SAMPLES),
+            X_pending=_pending(question),
+            prune_baseline=True,
+            cache_root=False,
+        )
+        return _in_chunks(acquisition, question.candidates)
+
+
+@contextlib.contextmanager
+def _without_compiler() -> Iterator[None]:
+    """BoTorch as it is in Python: else it compiles C++ at the first proposal, and says something else where no compiler is."""
+    before = {name: getattr(logei, name, None) for name in ("_C", "_load_attempted")}
+    logei._C, logei._load_attempted = None, True
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(logei, name, value)
+
+
+def _noisy_parego(question: Question) -> Floats:
+    """Noisy expected improvement of the augmented Chebyshev scalarisation with random weights."""
+    acquisition = qLogNParEGO(
+        question.model,
+        X_baseline=question.baseline,
+        sampler=_sampler(question),
+        X_pending=_pending(question),
+        prune_baseline=True,
+        cache_root=False,
+    )
+    return _in_chunks(acquisition, question.candidates)
+
+
 _ACQUISITIONS: Mapping[str, Callable[[Question], Floats]] = {
     "kg": _knowledge_gradient,
     "mes": _max_value_entropy,
@@ -161,4 +207,6 @@ _ACQUISITIONS: Mapping[str, Callable[[Question], Floats]] = {
     "ts": _thompson,
     "qlogei": _joint_expected_improvement,
     "qlognei": _noisy_expected_improvement,
+    "qlognehvi": _noisy_hypervolume,
+    "qlognparego": _noisy_parego,
 }

@@ -54,6 +54,11 @@ class Evidence:
     risks: tuple[bool, ...]
 
     @property
+    def losses(self) -> Floats:
+        """Of every objective, shape ``(n, m)``."""
+        return np.stack([metric.values for metric in self.objectives], axis=1)
+
+    @property
     def incumbent(self) -> int | None:
         """The place of the best feasible configuration by the first objective, the first of equal ones."""
         if not self.feasible.any():

@@ -18,7 +18,13 @@ _MOST_GAIN = 700.0  # logarithm: e to it is still a number
 
 
 class Promise(Protocol):
-    """An acquisition over a whole feasible set."""
+    """An acquisition over a whole feasible set.
+
+    Attributes:
+        goal: by objective, what is to be beaten, in warped units: the incumbent, or the reference point of several objectives.
+    """
+
+    goal: tuple[float, ...]
 
     def __call__(self, points: Points, log_chance: Floats, *, rough: int = 0) -> Floats:
         """Scores of m points, shape ``(m,)``.
@@ -46,7 +52,12 @@ class Improvement:
 
     def __init__(self, surrogate: Surrogate, best: float, acquisition: selectable.Acquisition) -> None:
         self._surrogate, self._best, self._acquisition = surrogate, best, acquisition
-        self.incumbent = float(surrogate.warp.forward(best))
+        self.goal: tuple[float, ...] = (float(surrogate.warp.forward(best)),)
+
+    @property
+    def incumbent(self) -> float:
+        """The loss to improve on, in warped units."""
+        return self.goal[0]
 
     def __call__(self, points: Points, log_chance: Floats, *, rough: int = 0) -> Floats:
         belief = self._surrogate.predict(points, rough=rough)

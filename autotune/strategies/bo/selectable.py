@@ -19,21 +19,25 @@ from autotune.errors import UsageError
 from autotune.strategies.bo.acquisition import log_expected_improvement, log_probability_below
 from autotune.strategies.bo.candidates import Candidates, Pool, Score
 from autotune.strategies.bo.gp import FitError
+from autotune.strategies.bo.several import contenders
 from autotune.strategies.bo.surrogate import Belief, Points, Surrogate
 
 Floats = npt.NDArray[np.float64]
 
-Acquisition = Literal["logei", "pi", "ucb", "kg", "mes", "jes", "ts", "qlogei", "qlognei"]
+Acquisition = Literal["logei", "pi", "ucb", "kg", "mes", "jes", "ts", "qlogei", "qlognei", "qlognehvi", "qlognparego"]
 
 DEFAULT: Acquisition = "logei"
-SEVERAL: frozenset[Acquisition] = frozenset({DEFAULT})  # that know what to do with several objectives
+_JOINT: frozenset[Acquisition] = frozenset({"qlogei", "qlognei", "ts", "qlognehvi", "qlognparego"})
+ONLY_SEVERAL: frozenset[Acquisition] = frozenset({"qlognehvi", "qlognparego"})  # that make no sense with one objective
+SEVERAL = ONLY_SEVERAL | {DEFAULT}  # that know what to do with several
 _WHOLE: frozenset[Acquisition] = frozenset({"logei", "pi", "ucb"})
 _DEVIATIONS = 2.0  # below the mean that `ucb` hopes for
 _NOTHING = 1e-300  # in the place of 0, which has no logarithm
 _HOPELESS = 500.0  # a logarithm of a chance below minus that: only the chance counts
 _BEHIND = 1e250  # what is hopeless comes behind all that is not
 _SHORTLIST = 256  # candidates by log expected improvement, and as many random ones
-_DRAWN = 1000  # the same of `ts`, whose one draw should be of as much of the space as can be
+# The same of `ts`, whose one draw should be of as much of the space as can be, and of what looks at every draw of a front.
+_COUNTS: dict[str, int] = {"ts": 1000, "qlognehvi": 64}
 
 
 class Scale(Enum):
@@ -51,12 +55,13 @@ class Scale(Enum):
 
 SCALES: dict[Acquisition, Scale] = {
     "logei": Scale.LOG, "pi": Scale.LOG, "ucb": Scale.SIGNED, "kg": Scale.LOG, "mes": Scale.POSITIVE,
-    "jes": Scale.POSITIVE, "ts": Scale.DRAW, "qlogei": Scale.LOG, "qlognei": Scale.LOG,
+    "jes": Scale.POSITIVE, "ts": Scale.DRAW, "qlogei": Scale.LOG, "qlognei": Scale.LOG, "qlognehvi": Scale.LOG,
+    "qlognparego": Scale.LOG,
 }  # fmt: skip
 
 
 def check(acquisition: Acquisition, strategy: str, objectives: int, models: Sequence[str]) -> None:
-    """Refuses an acquisition of one objective where there are several, and one that needs a model that is not there.
+    """Refuses an acquisition that is not for so many objectives, and one that needs a model that is not there.
 
     Args:
         acquisition, strategy: by name.
@@ -67,19 +72,19 @@ def check(acquisition: Acquisition, strategy: str, objectives: int, models: Sequ
         UsageError: with those that could be selected.
     """
     told = f"strategy {strategy!r}: option acquisition = {acquisition!r}"
-    if objectives > 1 and acquisition not in SEVERAL:
-        raise UsageError(
-            f"{told} is for one objective, and this study has {objectives}; choose {' or '.join(sorted(SEVERAL))}"
-        )
-    if is_shortlisted(acquisition) and "gp" not in models:
-        raise UsageError(
-            f"{told} needs a Gaussian process, which this strategy has not; choose one of {', '.join(sorted(_WHOLE))}"
-        )
+    meant = SEVERAL if objectives > 1 else set(SCALES) - ONLY_SEVERAL
+    possible = [name for name in sorted(meant) if "gp" in models or name in _WHOLE]
+    way_out = f"choose {'one of ' if len(possible) > 1 else ''}{', '.join(possible)}"
+    if acquisition not in meant:
+        kind, number = ("one objective", str(objectives)) if objectives > 1 else ("several objectives", "one")
+        raise UsageError(f"{told} is for {kind}, and this study has {number}; {way_out}")
+    if acquisition not in possible:
+        raise UsageError(f"{told} needs a Gaussian process, which this strategy has not; {way_out}")
 
 
 def is_joint(acquisition: Acquisition) -> bool:
     """Whether what is under way enters by its joint distribution, and not as if its expected result had been measured."""
-    return acquisition in ("qlogei", "qlognei", "ts")
+    return acquisition in _JOINT
 
 
 def is_shortlisted(acquisition: Acquisition) -> bool:
@@ -128,8 +133,8 @@ class Decision:
     """What a shortlisted acquisition needs to know besides the pool.
 
     Attributes:
-        surrogate: of the objective.
-        incumbent: the best feasible loss, in warped units.
+        surrogates: of the objectives.
+        goal: what is to be beaten in each, in warped units, see `Promise`.
         feasible: measured points within the limits.
         pending: points under way; looked at by those that are joint.
         score: that makes the shortlist.
@@ -137,8 +142,8 @@ class Decision:
         guided: adds what cheaper evaluators say to points.
     """
 
-    surrogate: Surrogate
-    incumbent: float
+    surrogates: Sequence[Surrogate]
+    goal: tuple[float, ...]
     feasible: Points
     pending: Points
     score: Score
@@ -154,25 +159,30 @@ def decide(
     Args:
         used, centres, rng: as for `Pool.best`.
     """
-    gp = asked.surrogate.gp
-    if gp is None:
+    gps = [surrogate.gp for surrogate in asked.surrogates]
+    fitted = [gp for gp in gps if gp is not None]
+    if len(fitted) < len(gps):
         found = pool.best(asked.score, 1, used, centres, rng)
         return found, [f"{acquisition} needs a Gaussian process: {DEFAULT} decided"]
-    count = _DRAWN if acquisition == "ts" else _SHORTLIST
+    count = _COUNTS.get(acquisition, _SHORTLIST)
     shortlist = pool.shortlist(asked.score, count, count, used, centres, rng)
     if not len(shortlist):
         return shortlist, []
     # BoTorch takes seconds to import, and who keeps to the default never needs it.
     from autotune.strategies.bo.botorch_acquisitions import Question, answer  # noqa: PLC0415
-    from autotune.strategies.bo.botorch_model import gain_model, inputs  # noqa: PLC0415
+    from autotune.strategies.bo.botorch_model import gain_models, side_by_side  # noqa: PLC0415
 
-    gains = gain_model(gp)
+    model, gains = gain_models(fitted)
+    feasible = asked.feasible
+    if len(fitted) > 1:
+        said = [gp.predict(*one.gp_columns(feasible)) for gp, one in zip(fitted, asked.surrogates, strict=True)]
+        feasible = feasible.take(contenders(*np.stack(said, axis=2)))
     candidates, baseline, pending = (
-        inputs(*asked.surrogate.gp_columns(points))
-        for points in (asked.guided(shortlist.points), asked.feasible, asked.pending)
+        side_by_side([surrogate.gp_columns(points) for surrogate in asked.surrogates])
+        for points in (asked.guided(shortlist.points), feasible, asked.pending)
     )
-    incumbent = float(gains.gains(asked.incumbent))
-    question = Question(gains.model, candidates, baseline, pending, incumbent, int(rng.integers(2**31)))
+    goal = tuple(float(one.gains(loss)) for one, loss in zip(gains, asked.goal, strict=True))
+    question = Question(model, candidates, baseline, pending, goal, int(rng.integers(2**31)))
     try:
         values = answer(acquisition, question)
     except FitError as error:

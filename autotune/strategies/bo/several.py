@@ -14,6 +14,7 @@ from autotune.strategies.bo.surrogate import Belief, Component, Points, Surrogat
 
 Floats = npt.NDArray[np.float64]
 
+_SURE = 3.0  # deviations
 _MARGIN = 0.1  # of the reference point, so that what is as bad as the worst in one objective still gains by the others
 
 
@@ -27,19 +28,20 @@ class HypervolumeGain:
 
     Args:
         surrogates: one for each objective.
-        losses: of feasible configurations, by objective; shape ``(n, m)`` with n of at least 1.
+        known: objectives of feasible configurations, in warped units; shape ``(n, m)`` with n of at least 1.
         pending: what is under way, which counts as if it had given what is expected of it.
     """
 
-    def __init__(self, surrogates: Sequence[Surrogate], losses: Floats, pending: Points) -> None:
+    def __init__(self, surrogates: Sequence[Surrogate], known: Floats, pending: Points) -> None:
         self._surrogates = surrogates
-        known = np.stack([s.warp.forward(losses[:, j]) for j, s in enumerate(surrogates)], axis=1)
         self._best = known.min(axis=0)
         span = known.max(axis=0) - self._best
         self._span = np.where(span > 0.0, span, 1.0)
         if len(pending):
             known = np.concatenate([known, np.stack([s.predict(pending).mean for s in surrogates], axis=1)])
-        self._boxes = Boxes.of((known - self._best) / self._span, span / self._span + _MARGIN)
+        reference = span / self._span + _MARGIN
+        self._boxes = Boxes.of((known - self._best) / self._span, reference)
+        self.goal = tuple((self._best + reference * self._span).tolist())
 
     def __call__(self, points: Points, log_chance: Floats, *, rough: int = 0) -> Floats:
         """See `Promise`."""
@@ -63,3 +65,20 @@ def leading(losses: Floats, feasible: npt.NDArray[np.bool_]) -> npt.NDArray[np.b
     front = np.zeros(len(losses), dtype=bool)
     front[feasible] = pareto_mask(losses[feasible])
     return front
+
+
+def contenders(mean: Floats, variance: Floats) -> npt.NDArray[np.intp]:
+    """Places of the measured configurations that may be on the front, and of the best and worst in each objective.
+
+    Left out is what another one surely dominates: by three deviations of either, in every objective. What draws of all of them
+    say of the front, draws of these say in a fraction of the time; the extremes tell in which units objectives compare.
+
+    Args:
+        mean, variance: what is believed of losses, shape ``(n, m)`` with n of at least 1.
+    """
+    deviation = _SURE * np.sqrt(variance)
+    hoped, feared = mean - deviation, mean + deviation
+    sure = feared[pareto_mask(feared)]
+    kept = np.array([not (sure < one).all(axis=1).any() for one in hoped])
+    kept[mean.argmin(axis=0)] = kept[mean.argmax(axis=0)] = True
+    return np.flatnonzero(kept)

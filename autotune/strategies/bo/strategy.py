@@ -186,8 +186,7 @@ class BayesianOptimisation(Strategy):
         if not len(found):
             return None
         notes = outlook.told([o.metric for o in self.task.objectives])
-        if len(self.task.objectives) == 1:
-            notes["acquisition"] = self._acquisition
+        notes["acquisition"] = self._acquisition
         if fallback:
             notes["fallback"] = [*notes.get("fallback", ()), *fallback]
         if outlook.region is not None:
@@ -207,12 +206,11 @@ class BayesianOptimisation(Strategy):
         self, outlook: Outlook, moment: _Moment, measured: Points, pending: Points, centres: Floats
     ) -> tuple[Candidates, list[str]]:
         """The best candidate, or none where nothing is left; and what was given up on the way."""
-        promise = outlook.promise
-        if not (isinstance(promise, Improvement) and selectable.is_shortlisted(self._acquisition)):
+        if outlook.promise is None or not selectable.is_shortlisted(self._acquisition):
             return self._pool.best(outlook.score, 1, moment.used, centres, moment.rng), []
         asked = selectable.Decision(
-            outlook.surrogates[0],
-            promise.incumbent,
+            outlook.surrogates,
+            outlook.promise.goal,
             measured.take(np.flatnonzero(moment.evidence.feasible)),
             pending,
             outlook.score,
@@ -261,18 +259,20 @@ class BayesianOptimisation(Strategy):
     def _promise(
         self, evidence: Evidence, surrogates: Sequence[Surrogate], measured: Points, pending: Points
     ) -> Promise | None:
-        incumbent = evidence.incumbent
-        if incumbent is None:
+        if evidence.incumbent is None:
             return None
+        feasible = np.flatnonzero(evidence.feasible)
+        known = [
+            # Of what is known to be noisy, the least value is too good to be true.
+            surrogate.predict(measured.take(feasible)).mean
+            if metric.variance.any()
+            else surrogate.warp.forward(metric.values[feasible])
+            for surrogate, metric in zip(surrogates, evidence.objectives, strict=True)
+        ]
         if len(surrogates) > 1:
-            losses = np.stack([metric.values for metric in evidence.objectives], axis=1)
-            return HypervolumeGain(surrogates, losses[evidence.feasible], pending)
-        best = float(evidence.objectives[0].values[incumbent])
-        if evidence.objectives[
-            0
-        ].variance.any():  # of what is known to be noisy, the least value is too good to be true
-            believed = surrogates[0].predict(measured.take(np.flatnonzero(evidence.feasible))).mean.min()
-            best = float(surrogates[0].warp.backward(believed))
+            return HypervolumeGain(surrogates, np.stack(known, axis=1), pending)
+        noisy = evidence.objectives[0].variance.any()
+        best = float(surrogates[0].warp.backward(known[0].min()) if noisy else evidence.losses[feasible, 0].min())
         return Improvement(surrogates[0], best, self._acquisition)
 
     def _believed(
@@ -310,7 +310,7 @@ class BayesianOptimisation(Strategy):
 
 def _centres(evidence: Evidence, rng: np.random.Generator) -> npt.NDArray[np.intp]:
     """Places of measured configurations to look around: the best feasible ones, or some of the front, and then others."""
-    losses = np.stack([metric.values for metric in evidence.objectives], axis=1)
+    losses = evidence.losses
     if losses.shape[1] == 1:
         order = np.argsort(np.where(evidence.feasible, losses[:, 0], np.inf), kind="stable")
     else:
