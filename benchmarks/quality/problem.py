@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -134,3 +134,20 @@ def recorded(table: RecordedTable, suite: str, name: str = "") -> Problem:
         table.losses,
         complete=True,
     )
+
+
+def jittery(base: Problem, deviation: float) -> Problem:
+    """The same problem whose every measurement is multiplied by a lognormal draw, as repeated runs of a system are.
+
+    Args:
+        base: one whose metrics are amounts.
+        deviation: standard deviation of the logarithm.
+    """
+
+    def evaluate(config: Config, rng: np.random.Generator) -> Mapping[str, float]:
+        return {
+            name: value * float(np.exp(rng.normal(0.0, deviation)))
+            for name, value in base.evaluate(config, rng).items()
+        }
+
+    return replace(base, name=f"{base.name}+jitter{deviation:g}", suite="noisy", evaluate=evaluate)

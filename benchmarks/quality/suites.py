@@ -8,7 +8,7 @@ from pathlib import Path
 
 from autotune.errors import UsageError
 from benchmarks.quality.functions import ackley, branin, hartmann6, levy, rosenbrock
-from benchmarks.quality.problem import Problem, recorded
+from benchmarks.quality.problem import Problem, jittery, recorded
 from benchmarks.quality.synthetic import (
     infeasible,
     landscape,
@@ -17,6 +17,7 @@ from benchmarks.quality.synthetic import (
     problem,
     shifted,
     sparse,
+    spread,
 )
 from evaluators.recorded import discover, read_kernel, read_serving, read_tabular
 
@@ -67,12 +68,22 @@ def wrapped(_data: Path) -> Iterator[Problem]:
     yield recorded(memory_limited(0.6), "wrapped")
 
 
+def noisy_ones(data: Path) -> Iterator[Problem]:
+    """Functions with a tenth of their standard deviation as noise, recorded kernels with 5 %; no half-widths are told."""
+    for function in (branin(), hartmann6(), levy(4), rosenbrock(4), ackley(5)):
+        base = shifted(landscape(function), 3)
+        yield problem(noisy(base, 0.1 * spread(base)), "noisy")
+    for one in kernels(data):
+        yield jittery(one, 0.05)
+
+
 SUITES: dict[str, Callable[[Path], Iterator[Problem]]] = {
     "kernels": kernels,
     "tabular": tabular,
     "pairs": pairs,
     "smooth": smooth,
     "wrapped": wrapped,
+    "noisy": noisy_ones,
 }
 
 

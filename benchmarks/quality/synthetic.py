@@ -98,6 +98,12 @@ def sparse(base: Landscape, extra: int) -> Landscape:
     )
 
 
+def spread(base: Landscape) -> float:
+    """Standard deviation of the loss over the box, of a sample, to two digits."""
+    sample = SearchSpace(base.parameters, base.constraints).sample(_SAMPLE, 0)
+    return float(f"{np.nanstd([_loss_or_nan(base, config) for config in sample]):.2g}")
+
+
 def noisy(base: Landscape, deviation: float) -> Landscape:
     """The same landscape observed with Gaussian noise of a standard deviation in units of the loss."""
     if deviation <= 0.0:
