@@ -7,7 +7,7 @@ import pytest
 
 from autotune import SearchSpace
 from autotune.space import Int, Ordinal
-from autotune.strategies.bo.failures import FailureModel
+from autotune.strategies.bo.failures import FailureModel, least_probability
 from autotune.strategies.bo.features import FeatureMap
 from autotune.strategies.bo.surrogate import Points, Shape
 
@@ -68,3 +68,17 @@ def test_silent_guides_and_the_seed_change_nothing() -> None:
     plain = learned(40).log_success(points(new))
     np.testing.assert_array_equal(learned(40).log_success(points(new)), plain)
     np.testing.assert_array_equal(learned(40, guides=2).log_success(points(new, guides=2)), plain)
+
+
+def test_whoever_always_dares_what_is_allowed_fails_in_one_proposal_of_ten() -> None:
+    told: list[bool] = []
+    for _ in range(300):
+        told.append(least_probability(told) < 0.5)
+    assert told[0] and not least_probability([False] * 30) > 0.1
+    assert all(sum(told[i : i + 100]) <= 13 for i in range(200)) and sum(told) >= 28
+
+
+def test_many_failures_in_a_row_ask_for_safety_but_not_forever() -> None:
+    told = [True] * 20
+    assert least_probability(told) == pytest.approx(0.99)
+    assert least_probability([*told, *[False] * 35]) < 0.6

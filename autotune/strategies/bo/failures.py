@@ -4,7 +4,8 @@ How much risk a proposal may take is learned too. Where the best lies just beyon
 probability keeps stepping over the edge, and the candidate that is picked is the one whose probability is most overrated. So a
 proposal must reach a least probability, which every failure raises and every success lowers, such that in the long run a set
 share of proposals fails: adaptive conformal inference (Gibbs and Candes, Adaptive Conformal Inference Under Distribution Shift,
-NeurIPS 2021, eq. 2), on the logit scale.
+NeurIPS 2021, eq. 2, with a step of 1). In other words failures are a budget: each proposal adds to it, a failure is paid from
+it, and what has been saved may be spent on one daring candidate instead of many that are nearly safe and promise nothing.
 
 Trees see a limit on memory as what it is, a step along a product of knobs; a Gaussian process on the labels (least-squares
 classification, Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, section 6.5) sees that failures lie
@@ -29,18 +30,17 @@ Floats = npt.NDArray[np.float64]
 _LEAST = 1e-3  # probability: nothing is certain after so few trials
 _PRIOR = 1.0  # trees' worth of the base rate
 _TARGET = 0.1  # share of proposals that may fail in the long run
-_STEP = 1.0  # of the logit, from a failure that should not have been
+_SAVED = (-3.0, 1.0, 2.0)  # failures that may be owed, may happen before anything is learned, and may be saved up
 _RISK = (0.1, 0.99)  # the least probability stays between these
 _BEYOND = 1e3  # a candidate short of the least probability comes behind all that reach it, the likeliest of them first
 
 
 def least_probability(failed: Iterable[bool]) -> float:
-    """What a proposal must reach, after proposals of which these failed, in order; 0.5 before the first."""
-    low, high = (math.log(p / (1.0 - p)) for p in _RISK)
-    logit = 0.0
+    """What a proposal must reach, after proposals of which these failed, in order."""
+    least, saved, most = _SAVED
     for one in failed:
-        logit = min(max(logit + _STEP * ((1.0 if one else 0.0) - _TARGET), low), high)
-    return 1.0 / (1.0 + math.exp(-logit))
+        saved = min(max(saved + _TARGET - (1.0 if one else 0.0), least), most)
+    return min(max(1.0 - saved, _RISK[0]), _RISK[1])
 
 
 class FailureModel:
