@@ -11,7 +11,6 @@ from typing import Any, Literal, overload
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from scipy import optimize
 
 from autotune.errors import UsageError
 from autotune.hardware.fingerprint import Environment
@@ -77,6 +76,8 @@ class Curve(_Frozen):
     def isotonic(self) -> Curve:
         """The nearest curve that never falls: least squares of log time, weighted by samples (pool adjacent violators,
         Barlow et al. 1972). A larger transfer cannot really take less time; where it seems to, that is noise."""
+        from scipy import optimize  # noqa: PLC0415 - takes longer to import than most verbs to run
+
         fitted = optimize.isotonic_regression(np.log(self.ms), weights=np.asarray(self.samples, dtype=float)).x
         return self.model_copy(update={"ms": tuple(float(ms) for ms in np.exp(fitted))})
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-
-from optuna.samplers import BaseSampler
+import sys
+from typing import TYPE_CHECKING, TypeGuard
 
 from autotune.errors import UsageError
 from autotune.strategies.auto import Auto
@@ -14,6 +14,9 @@ from autotune.strategies.exhaustive import Exhaustive
 from autotune.strategies.fixed_point import FixedPoint, FixedPointMap
 from autotune.strategies.local import LocalSearch
 from autotune.strategies.optuna_samplers import OPTUNA_STRATEGIES, OptunaStrategy
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
 
 __all__ = [
     "STRATEGIES",
@@ -46,7 +49,7 @@ def resolve(strategy: str | type[Strategy] | BaseSampler) -> type[Strategy]:
     Raises:
         UsageError: for an unknown name, with the known ones.
     """
-    if isinstance(strategy, BaseSampler):
+    if _is_sampler(strategy):
         return OptunaStrategy.wrap(strategy)
     if isinstance(strategy, type) and issubclass(strategy, Strategy):
         return strategy
@@ -57,3 +60,9 @@ def resolve(strategy: str | type[Strategy] | BaseSampler) -> type[Strategy]:
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise UsageError(f"strategy {strategy!r} is unknown{hint}; known are: {', '.join(sorted(STRATEGIES))}")
     return STRATEGIES[strategy]
+
+
+def _is_sampler(given: object) -> TypeGuard[BaseSampler]:
+    """Whether this is a sampler of Optuna's, whose module whoever made it has imported: looking imports nothing."""
+    samplers = sys.modules.get("optuna.samplers")
+    return samplers is not None and isinstance(given, samplers.BaseSampler)

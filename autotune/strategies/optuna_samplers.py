@@ -1,70 +1,17 @@
-"""Any Optuna sampler as a strategy.
-
-Optuna sees a study of the trials that count, numbered in their order, holding only feasible configurations: what a sampler
-wishes for is repaired to the nearest feasible configuration, or drawn again when it was proposed before. A failure to learn
-from is told as a constraint that is broken, at the worst loss seen, instead of being ignored.
-"""
+"""Any Optuna sampler as a strategy. Optuna itself is imported when one is made, as it takes long."""
 
 from __future__ import annotations
 
-import copy
-import functools
-import logging
-import math
-import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
-
-import optuna
-from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial
-from optuna.trial import TrialState as OptunaState
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from autotune.errors import UsageError
-from autotune.measurement import FailureKind
-from autotune.objective import losses
-from autotune.store.records import TrialRecord, TrialState
 from autotune.strategies.base import Capabilities, History, Strategy, Suggestion, Task
-from autotune.strategies.optuna_space import distributions, flatten, unflatten
-from autotune.strategies.sobol import SobolPoint
-from autotune.strategies.unseen import feasible_draw
 
-_NOWHERE = -1  # the number of a trial that is in no storage
-_READ = 20_000  # trials that the draws of one proposal may read in all; each draw reads every trial
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
 
-SamplerFactory = Callable[[int], BaseSampler]
-
-
-def _tpe(seed: int) -> BaseSampler:
-    return optuna.samplers.TPESampler(seed=seed)
-
-
-def _gp(seed: int) -> BaseSampler:
-    return optuna.samplers.GPSampler(seed=seed)
-
-
-def _cmaes(seed: int) -> BaseSampler:
-    try:
-        import cmaes  # noqa: F401, PLC0415
-    except ImportError:
-        raise UsageError(
-            "strategy 'cmaes' needs the package cmaes; install it with: pip install 'autotune[samplers]'"
-        ) from None
-    return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
-
-
-class _Storage(optuna.storages.InMemoryStorage):  # type: ignore[misc]
-    """Optuna's storage, which overlooks what a sampler notes on a trial that is a mere wish (see `_draw`)."""
-
-    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        if trial_id != _NOWHERE:
-            super().set_trial_system_attr(trial_id, key, value)
-
-    def forget_notes(self, trial_id: int) -> None:
-        """Remove what a sampler noted on a trial."""
-        trial = copy.copy(self._get_trial(trial_id))
-        trial.system_attrs = {}
-        self._set_trial(trial_id, trial)
+    from autotune.strategies.optuna_mirror import Mirror
 
 
 class OptunaStrategy(Strategy):
@@ -72,7 +19,7 @@ class OptunaStrategy(Strategy):
 
     name: ClassVar[str] = "optuna"
     summary: ClassVar[str] = "an Optuna sampler"
-    make: ClassVar[SamplerFactory]
+    make: ClassVar[Callable[[int], BaseSampler]]
     # Samplers that keep notes in trials or studies have to see their own asks again when a study is rebuilt.
     remembers: ClassVar[bool] = False
     # How often to draw again what was proposed before; a model's optimum stays where it is, whatever the seed.
@@ -80,9 +27,13 @@ class OptunaStrategy(Strategy):
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
-        self._distributions = distributions(task.space)
-        self._flagged = False  # whether trials carry the constraint that stands for failures
-        self._reset()
+        self._mirror = self._mirrored(task)
+
+    def _mirrored(self, task: Task) -> Mirror:
+        from autotune.strategies.optuna_mirror import Mirror  # noqa: PLC0415 - see above
+
+        cls = type(self)
+        return Mirror(task, cls.name, cls.make, remembers=cls.remembers, redraws=cls.redraws)
 
     @classmethod
     def named(cls, name: str) -> type[OptunaStrategy]:
@@ -102,175 +53,44 @@ class OptunaStrategy(Strategy):
         }
         return type(name, (OptunaStrategy,), members)
 
-    def _reset(self) -> None:
-        with _quiet():
-            self._study = optuna.create_study(
-                directions=["minimize"] * len(self.task.objectives),
-                sampler=type(self).make(self.task.seed & 0x7FFFFFFF),
-                storage=_Storage(),
-            )
-        self._storage = self._study._storage
-        self._told: list[tuple[str, bool]] = []  # by place: configuration's hash, and whether it is finished
-
     def propose(self, history: History, n: int) -> Sequence[Suggestion]:
-        taken = set(history.hashes)
-        found: list[Suggestion] = []
-        with _quiet():
-            self._sync(history)
-            for i in range(n):
-                number = len(history.counted) + i
-                seed = self._seed(number)
-                config = feasible_draw(
-                    self.task.space,
-                    functools.partial(self._draw, number),
-                    taken,
-                    redraws=0 if self.remembers else min(self.redraws, _READ // (number + 1)),
-                    seed=seed,
-                )
-                if config is None:
-                    break
-                taken.add(self.task.space.config_hash(config))
-                found.append(self.suggestion(config))
-        return found
-
-    def _seed(self, number: int, attempt: int = 0) -> int:
-        return (self.task.seed * 1_000_003 + number * 9_176 + attempt * 77) & 0x7FFFFFFF
-
-    def _sampler(self, number: int, attempt: int) -> BaseSampler:
-        """A sampler for one wish, seeded by the trial's number so that earlier wishes leave no trace."""
-        return type(self).make(self._seed(number, attempt))
-
-    def _draw(self, number: int, attempt: int) -> dict[str, Any]:
-        """What the sampler wishes for as trial `number`; every parameter, also those that will be inactive."""
-        sampler = self._sampler(number, attempt)
-        self._study.sampler = sampler
-        # Optuna keeps the trials that it read until its own ask or tell is called, which never happens here.
-        self._study._thread_local.cached_all_trials = None
-        if self.remembers:
-            trial_id = self._ask(number)
-            self._storage.forget_notes(trial_id)  # of a wish that did not become a trial
-            frozen = self._storage.get_trial(trial_id)
-        else:
-            # A trial that exists nowhere: such samplers only read, and a wish that is thrown away leaves no trace.
-            frozen = FrozenTrial(
-                number=number, state=OptunaState.RUNNING, value=None, datetime_start=None, datetime_complete=None,
-                params={}, distributions={}, user_attrs={}, system_attrs={}, intermediate_values={}, trial_id=_NOWHERE,
-            )  # fmt: skip
-        if attempt == 0:
-            self._relative = sampler.infer_relative_search_space(self._study, frozen)  # looks at every trial
-        relative = self._relative
-        flat = sampler.sample_relative(self._study, frozen, relative)
-        for key, distribution in self._distributions.items():
-            if key not in flat:
-                flat[key] = sampler.sample_independent(self._study, frozen, key, distribution)
-        return unflatten(self.task.space, flat)
-
-    def _ask(self, number: int) -> int:
-        """Optuna's trial for our number, created when it is new."""
-        while len(self._told) <= number:
-            self._storage.create_new_trial(self._study._study_id)
-            self._told.append(("", False))
-        return int(self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number))
-
-    def _sync(self, history: History) -> None:
-        """Bring Optuna's study to the history; rebuilt from the start where it holds something else."""
-        if bool(history.failed) != self._flagged:
-            # A model of failures costs as much as one of the objective, so there is none before the first failure.
-            self._flagged = not self._flagged
-            self._reset()
-        for number, trial in enumerate(history.counted):
-            if number < len(self._told):
-                told, finished = self._told[number]
-                if told not in ("", trial.config_hash) or (finished and not _is_finished(trial)):
-                    self._reset()
-                    break
-        for number, trial in enumerate(history.counted):
-            if self.remembers and number >= len(self._told) and trial.proposer == self.name:
-                # So that the sampler notes what it noted the first time, knowing what it knew then.
-                for before, earlier in enumerate(history.counted[:number]):
-                    if _is_finished(earlier) and _known_at(earlier, trial):
-                        self._tell(before, earlier, history)
-                self._draw(number, 0)
-        for number, trial in enumerate(history.counted):
-            self._tell(number, trial, history)
-
-    def _tell(self, number: int, trial: TrialRecord, history: History) -> None:
-        if number < len(self._told) and self._told[number][1]:
-            return
-        trial_id = self._ask(number)
-        if not self._told[number][0]:
-            for key, value in flatten(self.task.space, trial.config).items():
-                distribution = self._distributions[key]
-                internal = distribution.to_internal_repr(value)
-                self._storage.set_trial_param(trial_id, key, internal, distribution)
-        finished = _is_finished(trial)
-        if finished:
-            state, values, violations = self._outcome(trial, history)
-            for name, violation in violations.items():
-                self._storage.set_trial_system_attr(trial_id, f"constraints:{name}", violation)
-            if state is OptunaState.COMPLETE:
-                self._study.sampler.after_trial(self._study, self._storage.get_trial(trial_id), state, values)
-            self._storage.set_trial_state_values(trial_id, state, values)
-        self._told[number] = (trial.config_hash, finished)
-
-    def _outcome(
-        self, trial: TrialRecord, history: History
-    ) -> tuple[OptunaState, list[float] | None, dict[str, float]]:
-        limits = {str(c): c for c in self.task.constraints}
-        if trial.state is TrialState.COMPLETED:
-            values = [_bounded(v) for v in losses(trial.values, self.task.objectives)]
-            broken = {name: _bounded(limit.violation(trial.values)) for name, limit in limits.items()}
-            return OptunaState.COMPLETE, values, broken | ({"failure": 0.0} if self._flagged else {})
-        before = [losses(t.values, self.task.objectives) for t in history.completed if _told_before(t, trial)]
-        if trial.failure_kind is FailureKind.INFRA or not before:
-            return OptunaState.FAIL, None, {}
-        worst = [_bounded(max(column)) for column in zip(*before, strict=True)]
-        return OptunaState.COMPLETE, worst, dict.fromkeys(limits, 1.0) | {"failure": 1.0}
-
-
-def _known_at(trial: TrialRecord, other: TrialRecord) -> bool:
-    """Whether `trial` was told when `other` was asked for."""
-    return trial.finished_at is not None and other.created_at is not None and trial.finished_at <= other.created_at
-
-
-def _told_before(trial: TrialRecord, other: TrialRecord) -> bool:
-    return trial.revision < other.revision
-
-
-def _is_finished(trial: TrialRecord) -> bool:
-    return trial.state in (TrialState.COMPLETED, TrialState.FAILED)
-
-
-def _bounded(value: float) -> float:
-    """Samplers compute with these numbers, and infinities make them NaN."""
-    return math.copysign(1e300, value) if math.isinf(value) else value
-
-
-class _quiet:
-    """Optuna logs every study and warns of its experimental parts; neither is our user's business."""
-
-    def __enter__(self) -> None:
-        self._level = optuna.logging.get_verbosity()
-        optuna.logging.set_verbosity(logging.ERROR)
-        self._caught = warnings.catch_warnings()
-        self._caught.__enter__()
-        warnings.simplefilter("ignore")
-
-    def __exit__(self, *exc: object) -> None:
-        self._caught.__exit__(None, None, None)
-        optuna.logging.set_verbosity(self._level)
+        return [self.suggestion(config) for config in self._mirror.propose(history, n)]
 
 
 class _Qmc(OptunaStrategy):
-    """Every trial has its place in one sequence, the first after the default; what is taken or infeasible moves on."""
+    """The sequence of one seed, a point for each trial."""
 
-    def _sampler(self, number: int, attempt: int) -> BaseSampler:
-        return SobolPoint(self._distributions, self.task.seed & 0x7FFFFFFF, max(0, number - 1) + attempt)
+    def _mirrored(self, task: Task) -> Mirror:
+        from autotune.strategies.optuna_mirror import SobolMirror  # noqa: PLC0415 - see above
+
+        cls = type(self)
+        return SobolMirror(task, cls.name, cls.make, remembers=cls.remembers, redraws=cls.redraws)
+
+
+def _sampler(of: str, **options: Any) -> Callable[[int], BaseSampler]:
+    """Makes Optuna's sampler of that class, from a seed."""
+
+    def make(seed: int) -> BaseSampler:
+        import optuna  # noqa: PLC0415 - see above
+
+        return getattr(optuna.samplers, of)(seed=seed, **options)
+
+    return make
+
+
+def _cmaes(seed: int) -> BaseSampler:
+    try:
+        import cmaes  # noqa: F401, PLC0415
+    except ImportError:
+        raise UsageError(
+            "strategy 'cmaes' needs the package cmaes; install it with: pip install 'autotune[samplers]'"
+        ) from None
+    return _sampler("CmaEsSampler", warn_independent_sampling=False)(seed)
 
 
 def _define(
     name: str,
-    make: SamplerFactory,
+    make: Callable[[int], BaseSampler],
     summary: str,
     *,
     several: bool,
@@ -290,33 +110,19 @@ def _define(
 _BY_NAME: dict[str, type[OptunaStrategy]] = {
     strategy.name: strategy
     for strategy in (
-        _define(
-            "random", lambda seed: optuna.samplers.RandomSampler(seed=seed), "random search (Optuna)", several=True
-        ),
+        _define("random", _sampler("RandomSampler"), "random search (Optuna)", several=True),
         _define(
             "qmc",
-            lambda seed: optuna.samplers.QMCSampler(seed=seed, warn_independent_sampling=False),
+            _sampler("QMCSampler", warn_independent_sampling=False),
             "scrambled Sobol sequence (Optuna)",
             several=True,
             base=_Qmc,
         ),
-        _define("tpe", _tpe, "tree-structured Parzen estimator (Optuna)", several=True),
-        _define("gp", _gp, "Gaussian process with log-EI (Optuna)", several=True, redraws=0),
+        _define("tpe", _sampler("TPESampler"), "tree-structured Parzen estimator (Optuna)", several=True),
+        _define("gp", _sampler("GPSampler"), "Gaussian process with log-EI (Optuna)", several=True, redraws=0),
         _define("cmaes", _cmaes, "CMA-ES (Optuna)", several=False, remembers=True),
-        _define(
-            "nsga2",
-            lambda seed: optuna.samplers.NSGAIISampler(seed=seed),
-            "NSGA-II (Optuna)",
-            several=True,
-            remembers=True,
-        ),
-        _define(
-            "nsga3",
-            lambda seed: optuna.samplers.NSGAIIISampler(seed=seed),
-            "NSGA-III (Optuna)",
-            several=True,
-            remembers=True,
-        ),
+        _define("nsga2", _sampler("NSGAIISampler"), "NSGA-II (Optuna)", several=True, remembers=True),
+        _define("nsga3", _sampler("NSGAIIISampler"), "NSGA-III (Optuna)", several=True, remembers=True),
     )
 }
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from autotune.strategies.bo.evidence import Evidence
 from autotune.strategies.bo.strategy import BayesianOptimisation
-from autotune.strategies.bo.trust_region import TrustRegion
 
 
 class PlaceAlone(BayesianOptimisation):
@@ -36,8 +34,7 @@ class WithoutTrees(BayesianOptimisation):
 class WithoutRegion(BayesianOptimisation):
     """No trust region, however long it stagnates."""
 
-    def _region(self, evidence: Evidence) -> TrustRegion | None:
-        return None
+    trust_region: ClassVar[bool] = False
 
 
 VARIANTS: dict[str, type[BayesianOptimisation]] = {

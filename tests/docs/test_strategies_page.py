@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 from typing import get_args
 
-from autotune.strategies.bo.selectable import SCALES, Acquisition, Scale
+from autotune.strategies.bo.selectable import SCALES, Scale
+from autotune.strategies.bo.settings import Acquisition
 
 PAGE = (Path(__file__).parents[2] / "docs" / "strategies.md").read_text(encoding="utf-8")
 SECTION = PAGE.partition("## What `bo` decides by")[2].partition("\n## ")[0]

@@ -13,16 +13,17 @@ import torch
 
 from autotune import Failure, SearchSpace, Study, UsageError
 from autotune.space import Bool, Categorical, Config, Float, Int, Ordinal
-from autotune.strategies.bo import selectable
+from autotune.strategies.bo import selectable, settings
 from autotune.strategies.bo.acquisition import log_expected_improvement
 from autotune.strategies.bo.botorch_acquisitions import Question, answer
 from autotune.strategies.bo.botorch_model import gain_model, inputs
 from autotune.strategies.bo.gp import FitError, GaussianProcess, Hyperparameters
-from autotune.strategies.bo.selectable import Acquisition, Scale, combined, promise
+from autotune.strategies.bo.selectable import Scale, combined, promise
+from autotune.strategies.bo.settings import Acquisition
 from autotune.strategies.bo.surrogate import Belief, Component
 from autotune.strategies.bo.warp import Warp
 
-NAMES: list[Acquisition] = sorted(set(get_args(Acquisition)) - selectable.ONLY_SEVERAL)
+NAMES: list[Acquisition] = sorted(set(get_args(Acquisition)) - settings.ONLY_SEVERAL)
 X = np.array([[0.0], [0.25], [0.5], [0.75], [1.0]])
 Y = np.array([4.0, 2.0, 1.0, 2.5, 5.0])
 
@@ -246,13 +247,13 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
 def test_acquisitions_are_for_one_objective_or_for_several() -> None:
     told = "'bo': option acquisition = '{}' is for {}, and this study has {}; choose"
     for name in get_args(Acquisition):
-        for objectives, known in ((1, NAMES), (2, selectable.SEVERAL)):
+        for objectives, known in ((1, NAMES), (2, settings.SEVERAL)):
             if name in known:
-                selectable.check(name, "bo", objectives, ("gp", "trees"))
+                settings.check(name, "bo", objectives, ("gp", "trees"))
                 continue
             meant = ("several objectives", "one") if objectives == 1 else ("one objective", "2")
             with pytest.raises(UsageError, match=told.format(name, *meant)):
-                selectable.check(name, "bo", objectives, ("gp", "trees"))
+                settings.check(name, "bo", objectives, ("gp", "trees"))
 
 
 def test_trees_alone_have_no_joint_distribution() -> None:

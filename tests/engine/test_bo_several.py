@@ -21,8 +21,8 @@ from autotune import Categorical, Failure, Float, Int, Measurement, SearchSpace,
 from autotune.measurement import Metric
 from autotune.objective import pareto_mask
 from autotune.space import Config
-from autotune.strategies.bo import selectable
 from autotune.strategies.bo.hypervolume import Boxes, log_expected_hypervolume_improvement
+from autotune.strategies.bo.settings import ONLY_SEVERAL
 from autotune.strategies.bo.surrogate import Component
 
 Floats = npt.NDArray[np.float64]
@@ -311,7 +311,7 @@ def test_the_same_seed_proposes_the_same_in_an_endless_space() -> None:
 # By BoTorch
 
 
-@pytest.mark.parametrize("acquisition", sorted(selectable.ONLY_SEVERAL))
+@pytest.mark.parametrize("acquisition", sorted(ONLY_SEVERAL))
 def test_selectable_acquisitions_look_along_the_front_in_batches_and_repeat_themselves(acquisition: str) -> None:
     def limited(config: Config) -> dict[str, float]:
         if config["x"] + config["y"] > 70:
@@ -334,7 +334,7 @@ def test_selectable_acquisitions_look_along_the_front_in_batches_and_repeat_them
     assert dominated(study) > 0.9
 
 
-@pytest.mark.parametrize("acquisition", sorted(selectable.ONLY_SEVERAL))
+@pytest.mark.parametrize("acquisition", sorted(ONLY_SEVERAL))
 def test_selectable_acquisitions_of_three_objectives(acquisition: str) -> None:
     def three(config: Config) -> dict[str, float]:
         return measured(config) | {"spread": float(abs(config["y"] - 25))}

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from autotune.strategies.bo import selectable
 from autotune.strategies.bo.acquisition import log_expected_improvement
+from autotune.strategies.bo.settings import Acquisition
 from autotune.strategies.bo.surrogate import Points, Surrogate
 
 Floats = npt.NDArray[np.float64]
@@ -50,7 +51,7 @@ class Improvement:
         acquisition: by name.
     """
 
-    def __init__(self, surrogate: Surrogate, best: float, acquisition: selectable.Acquisition) -> None:
+    def __init__(self, surrogate: Surrogate, best: float, acquisition: Acquisition) -> None:
         self._surrogate, self._best, self._acquisition = surrogate, best, acquisition
         self.goal: tuple[float, ...] = (float(surrogate.warp.forward(best)),)
 

@@ -10,27 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from autotune.errors import UsageError
 from autotune.strategies.bo.acquisition import log_expected_improvement, log_probability_below
 from autotune.strategies.bo.candidates import Candidates, Pool, Score
 from autotune.strategies.bo.gp import FitError
+from autotune.strategies.bo.settings import DEFAULT, Acquisition
 from autotune.strategies.bo.several import contenders
 from autotune.strategies.bo.surrogate import Belief, Points, Surrogate
 
 Floats = npt.NDArray[np.float64]
 
-Acquisition = Literal["logei", "pi", "ucb", "kg", "mes", "jes", "ts", "qlogei", "qlognei", "qlognehvi", "qlognparego"]
-
-DEFAULT: Acquisition = "logei"
-_JOINT: frozenset[Acquisition] = frozenset({"qlogei", "qlognei", "ts", "qlognehvi", "qlognparego"})
-ONLY_SEVERAL: frozenset[Acquisition] = frozenset({"qlognehvi", "qlognparego"})  # that make no sense with one objective
-SEVERAL = ONLY_SEVERAL | {DEFAULT}  # that know what to do with several
-_WHOLE: frozenset[Acquisition] = frozenset({"logei", "pi", "ucb"})
 _DEVIATIONS = 2.0  # below the mean that `ucb` hopes for
 _NOTHING = 1e-300  # in the place of 0, which has no logarithm
 _HOPELESS = 500.0  # a logarithm of a chance below minus that: only the chance counts
@@ -58,38 +50,6 @@ SCALES: dict[Acquisition, Scale] = {
     "jes": Scale.POSITIVE, "ts": Scale.DRAW, "qlogei": Scale.LOG, "qlognei": Scale.LOG, "qlognehvi": Scale.LOG,
     "qlognparego": Scale.LOG,
 }  # fmt: skip
-
-
-def check(acquisition: Acquisition, strategy: str, objectives: int, models: Sequence[str]) -> None:
-    """Refuses an acquisition that is not for so many objectives, and one that needs a model that is not there.
-
-    Args:
-        acquisition, strategy: by name.
-        objectives: how many.
-        models: as for `Surrogate`.
-
-    Raises:
-        UsageError: with those that could be selected.
-    """
-    told = f"strategy {strategy!r}: option acquisition = {acquisition!r}"
-    meant = SEVERAL if objectives > 1 else set(SCALES) - ONLY_SEVERAL
-    possible = [name for name in sorted(meant) if "gp" in models or name in _WHOLE]
-    way_out = f"choose {'one of ' if len(possible) > 1 else ''}{', '.join(possible)}"
-    if acquisition not in meant:
-        kind, number = ("one objective", str(objectives)) if objectives > 1 else ("several objectives", "one")
-        raise UsageError(f"{told} is for {kind}, and this study has {number}; {way_out}")
-    if acquisition not in possible:
-        raise UsageError(f"{told} needs a Gaussian process, which this strategy has not; {way_out}")
-
-
-def is_joint(acquisition: Acquisition) -> bool:
-    """Whether what is under way enters by its joint distribution, and not as if its expected result had been measured."""
-    return acquisition in _JOINT
-
-
-def is_shortlisted(acquisition: Acquisition) -> bool:
-    """Whether it decides among a shortlist, by the Gaussian process alone."""
-    return acquisition not in _WHOLE
 
 
 def promise(acquisition: Acquisition, belief: Belief, incumbent: float, log_chance: Floats) -> Floats:
