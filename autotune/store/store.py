@@ -11,34 +11,29 @@ Concurrency contract
 from __future__ import annotations
 
 import datetime as dt
-import json
 import math
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.pool import StaticPool
 
 from autotune.checks import stored_name
 from autotune.errors import LeaseLostError, StoreError, UsageError
 from autotune.measurement import Failure, FailureKind, Measurement, Metric
 from autotune.store import models as m
 from autotune.store import statements as q
-from autotune.store.engine import DATABASE_ERRORS, StorageMissingError, first_line, open_engine, shown_url
-from autotune.store.records import Profile, Proposal, SourceRecord, StudyRecord, StudySummary, TrialRecord, TrialState
+from autotune.store.insertion import inserted_key, save_environment, save_profile
+from autotune.store.reading import Reading
+from autotune.store.records import Profile, Proposal, SourceRecord, StudyRecord, TrialRecord, TrialState
 from autotune.store.rows import (
     begun_record,
     clean,
-    digest,
     dumps,
     finished_record,
     metric_rows,
     nullable,
     sample_rows,
-    study_record,
     trial_record,
     utc_now,
 )
@@ -47,64 +42,8 @@ from autotune.store.workers import is_dead
 MAX_ATTEMPTS = 3  # how often a trial is tried when the machine, not the configuration, fails
 
 
-class Store:
+class Store(Reading):
     """Studies and trials in one database. Safe to share between threads; each process opens its own."""
-
-    def __init__(self, url: str = "sqlite://", *, read_only: bool = False, create: bool = True) -> None:
-        """Open `url` (``sqlite:///runs.db``, ``postgresql://…``; ``sqlite://`` is in memory), schema brought up to date.
-
-        Args:
-            create: whether to make the database where it is not there yet.
-
-        Raises:
-            StorageMissingError: when it is not there, and not to be made.
-            StorageUnavailableError: when it cannot be opened; the message names the way out.
-        """
-        self.url = shown_url(url)
-        self.read_only = read_only
-        self._engine = open_engine(url, read_only=read_only, create=create)
-        self._writer = self._engine.execution_options(writes=True)
-        # A database in memory is one connection, which carries one transaction at a time.
-        self._turn: AbstractContextManager[Any] = (
-            threading.Lock() if isinstance(self._engine.pool, StaticPool) else nullcontext()
-        )
-
-    @classmethod
-    def if_there(cls, url: str) -> Store | None:
-        """The store at `url`; None where there is no such database yet, or it holds nothing.
-
-        Raises:
-            StorageUnavailableError: when it cannot be opened; the message names the way out.
-        """
-        try:
-            return cls(url, create=False)
-        except StorageMissingError:
-            return None
-
-    def close(self) -> None:
-        """Give the connections back."""
-        self._engine.dispose()
-
-    @contextmanager
-    def _write(self) -> Iterator[sa.Connection]:
-        if self.read_only:
-            raise StoreError(f"storage {self.url!r} was opened for reading only")
-        try:
-            with self._turn, self._writer.begin() as connection:
-                yield connection
-        except DATABASE_ERRORS as error:
-            raise StoreError(
-                f"storage {self.url!r} could not be written: {first_line(error)}; what was told before is kept, so make it "
-                "writable (space, permissions, a running server) and go on with the same command"
-            ) from error
-
-    @contextmanager
-    def _read(self) -> Iterator[sa.Connection]:
-        try:
-            with self._turn, self._engine.connect() as connection:
-                yield connection
-        except DATABASE_ERRORS as error:
-            raise StoreError(f"storage {self.url!r} could not be read: {first_line(error)}") from error
 
     # ---------------------------------------------------------------- studies
 
@@ -134,7 +73,7 @@ class Store:
         stored_name("study name", name, m.NAME_LENGTH)
         now = utc_now()
         with self._write() as connection:
-            profile_id = _save_profile(connection, profile) if profile else None
+            profile_id = save_profile(connection, profile) if profile else None
             try:
                 connection.execute(
                     m.studies.insert().values(
@@ -165,31 +104,6 @@ class Store:
                 ) from None
         return self.load_study(name)
 
-    def find_study(self, name: str) -> StudyRecord | None:
-        """The study of that name, or None."""
-        with self._read() as connection:
-            row = connection.execute(m.studies.select().where(m.studies.c.name == name)).one_or_none()
-        return None if row is None else study_record(row)
-
-    def load_study(self, name: str) -> StudyRecord:
-        """The study of that name.
-
-        Raises:
-            UsageError: naming the studies that exist.
-        """
-        study = self.find_study(name)
-        if study is None:
-            with self._read() as connection:
-                names = connection.execute(
-                    sa.select(m.studies.c.name).order_by(m.studies.c.id.desc()).limit(8)
-                ).scalars()
-                known = ", ".join(names)
-            raise UsageError(
-                f"study {name!r} does not exist in {self.url}; "
-                + (f"it holds: {known}" if known else "it holds no study yet")
-            )
-        return study
-
     def set_study_state(self, study_id: int, state: str, reason: str | None = None) -> None:
         """Record that a search runs, is done or was interrupted, and why it stopped."""
         with self._write() as connection:
@@ -198,36 +112,6 @@ class Store:
                 .where(m.studies.c.id == study_id)
                 .values(state=state, stop_reason=reason, updated_at=utc_now())
             )
-
-    def studies(self) -> list[StudySummary]:
-        """Every study, newest first, with the trials that count by state, and their failures by kind."""
-        counts = m.trials.c.fidelity.is_(None)
-        by_state = (
-            sa.select(m.trials.c.study_id, m.trials.c.state, sa.func.count())
-            .where(counts)
-            .group_by(m.trials.c.study_id, m.trials.c.state)
-        )
-        by_kind = (
-            sa.select(m.trials.c.study_id, m.trials.c.failure_kind, sa.func.count())
-            .where(counts, m.trials.c.state == TrialState.FAILED.value)
-            .group_by(m.trials.c.study_id, m.trials.c.failure_kind)
-        )
-        others = sa.select(m.trials.c.study_id, sa.func.count()).where(~counts).group_by(m.trials.c.study_id)
-        with self._read() as connection:
-            records = [
-                study_record(row) for row in connection.execute(m.studies.select().order_by(m.studies.c.id.desc()))
-            ]
-            states: dict[int, dict[TrialState, int]] = {}
-            for study_id, state, count in connection.execute(by_state):
-                states.setdefault(study_id, {})[TrialState(state)] = count
-            kinds: dict[int, dict[str, int]] = {}
-            for study_id, kind, count in connection.execute(by_kind):
-                kinds.setdefault(study_id, {})[kind] = count
-            cheaper = {int(row[0]): int(row[1]) for row in connection.execute(others)}
-        return [
-            StudySummary(record, states.get(record.id, {}), kinds.get(record.id, {}), cheaper.get(record.id, 0))
-            for record in records
-        ]
 
     # ----------------------------------------------------------------- trials
 
@@ -298,7 +182,7 @@ class Store:
                     "notes": dumps(proposal.notes) if proposal.notes else None,
                     "created_at": now,
                 }
-                key = _inserted_key(connection.execute(q.INSERT_TRIAL, row))
+                key = inserted_key(connection.execute(q.INSERT_TRIAL, row))
                 begun.append(begun_record(proposal, key, row))
                 number += 1
             if number != after:
@@ -437,52 +321,12 @@ class Store:
                     f"trial {trial.number} has a report of {', '.join(values)} at step {step} already; count steps up"
                 ) from None
 
-    def trials(self, study_id: int, since: int = -1) -> list[TrialRecord]:
-        """The study's trials whose revision is above `since`, by number, with their metrics."""
-        chosen = {"this_study": study_id, "since": since}
-        with self._read() as connection:
-            rows = connection.execute(q.CHANGED_TRIALS, chosen).all()
-            found: dict[int, dict[str, Metric]] = {}
-            if rows:
-                for trial_id, name, value, half_width in connection.execute(q.CHANGED_METRICS, chosen):
-                    found.setdefault(trial_id, {})[name] = Metric(math.nan if value is None else value, half_width)
-        return [trial_record(dict(row._mapping), found.get(row.id, {})) for row in rows]
-
-    def samples(self, trial_id: int) -> dict[str, tuple[float, ...]]:
-        """All samples of a trial by metric, in the order in which they were measured."""
-        query = m.samples.select().where(m.samples.c.trial_id == trial_id).order_by(m.samples.c.index)
-        kept: dict[str, list[float]] = {}
-        with self._read() as connection:
-            for row in connection.execute(query):
-                kept.setdefault(row.metric, []).append(math.nan if row.value is None else row.value)
-        return {name: tuple(values) for name, values in kept.items()}
-
-    def reports(self, trial_id: int) -> list[tuple[int, str, float]]:
-        """Intermediate values of a trial as (step, metric, value)."""
-        query = m.reports.select().where(m.reports.c.trial_id == trial_id).order_by(m.reports.c.step)
-        with self._read() as connection:
-            return [
-                (row.step, row.metric, math.nan if row.value is None else row.value)
-                for row in connection.execute(query)
-            ]
-
     # ---------------------------------------------- environments and profiles
 
     def save_environment(self, fingerprint: str, details: Mapping[str, Any]) -> int:
         """Key of the environment with this fingerprint and these details, written when it is new."""
         with self._write() as connection:
-            return _save_environment(connection, fingerprint, details)
-
-    def profile(self, profile_id: int) -> Profile:
-        """The hardware profile that a study was measured with."""
-        query = (
-            sa.select(m.environments.c.fingerprint, m.environments.c.details, m.profiles.c.kind, m.profiles.c.payload)
-            .join(m.environments, m.environments.c.id == m.profiles.c.environment_id)
-            .where(m.profiles.c.id == profile_id)
-        )
-        with self._read() as connection:
-            row = connection.execute(query).one()
-        return Profile(row.fingerprint, json.loads(row.details), row.kind, json.loads(row.payload))
+            return save_environment(connection, fingerprint, details)
 
     # -------------------------------------------------------------- internals
 
@@ -515,40 +359,3 @@ def _can_be_taken(row: Any, now: dt.datetime) -> bool:
     if row.state == TrialState.WAITING.value:
         return True
     return bool(row.lease_until is None or row.lease_until < now or is_dead(row.worker_id))
-
-
-def _save_environment(connection: sa.Connection, fingerprint: str, details: Mapping[str, Any]) -> int:
-    text = dumps(details)
-    values = {"fingerprint": fingerprint, "details_hash": digest(text), "details": text}
-    return _find_or_insert(connection, m.environments, values, ("fingerprint", "details_hash"))
-
-
-def _save_profile(connection: sa.Connection, profile: Profile) -> int:
-    payload = dumps(profile.payload)
-    values = {
-        "environment_id": _save_environment(connection, profile.fingerprint, profile.environment),
-        "kind": profile.kind,
-        "payload_hash": digest(payload),
-        "payload": payload,
-        "created_at": utc_now(),
-    }
-    return _find_or_insert(connection, m.profiles, values, ("environment_id", "kind", "payload_hash"))
-
-
-def _find_or_insert(connection: sa.Connection, table: sa.Table, values: Mapping[str, Any], key: Sequence[str]) -> int:
-    query = sa.select(table.c.id).where(*(table.c[name] == values[name] for name in key))
-    found = connection.execute(query).scalar()
-    if found is not None:
-        return int(found)
-    try:
-        with connection.begin_nested():
-            return _inserted_key(connection.execute(table.insert().values(**values)))
-    except sa.exc.IntegrityError:  # another worker wrote the same row in between
-        return int(connection.execute(query).scalar_one())
-
-
-def _inserted_key(result: sa.CursorResult[Any]) -> int:
-    key = result.inserted_primary_key
-    if key is None:  # only for statements that insert nothing or many rows
-        raise StoreError("the database returned no key for a row that was just written")
-    return int(key[0])

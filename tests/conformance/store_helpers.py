@@ -6,9 +6,12 @@ import hashlib
 import json
 from typing import Any
 
+from autotune.measurement import Measurement, Metric
 from autotune.store import Proposal, Store, StudyRecord, TrialRecord
 
-WORKER = "elsewhere:1:1.00"  # a worker on another machine, of which nobody here can know whether it lives
+# Workers on another machine, of which nobody here can know whether they live.
+WORKER = "elsewhere:1:1.00"
+OTHER = "elsewhere:2:1.00"
 
 
 def new_study(store: Store, name: str = "study", **fields: Any) -> StudyRecord:
@@ -34,3 +37,8 @@ def begin(store: Store, study: StudyRecord, config: dict[str, Any], worker: str 
     begun = store.begin_trials(study.id, [proposal(config, **fields)], worker_id=worker, lease_s=600)
     assert begun is not None and begun[0] is not None
     return begun[0]
+
+
+def measured(value: float) -> Measurement:
+    """A measurement of one metric."""
+    return Measurement({"latency_ms": Metric(value)})
