@@ -29,7 +29,8 @@ from autotune.result import Result
 from autotune.space import Bool, Categorical, Constraint, Float, Int, Ordinal, SearchSpace
 from autotune.store import Store
 from autotune.strategies import STRATEGIES, FixedPointMap, History, Settings, Source, Strategy, Suggestion, Task
-from autotune.study import Study, Trial
+from autotune.study import Study
+from autotune.trial import Trial
 
 __version__ = "0.1.0"
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from autotune.errors import LeaseLostError, StoreError
-from autotune.study import LEASE_S, Study, Trial
+from autotune.study import LEASE_S, Study
+from autotune.trial import Trial
 
 
 class Heartbeat:

@@ -25,8 +25,9 @@ from autotune.space import SearchSpace
 from autotune.stopping import Limits
 from autotune.store import Store, StudyRecord, TrialRecord, TrialState
 from autotune.strategies import STRATEGIES, Strategy, resolve
-from autotune.study import IN_MEMORY, Study, Trial
+from autotune.study import IN_MEMORY, Study
 from autotune.transfer import read
+from autotune.trial import Trial
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
-import numpy as np
-
 from autotune.checks import instance, mapping, whole
+from autotune.clock import Clock
 from autotune.definition import Definition
 from autotune.equipment import PREDICTOR, Equipment
 from autotune.errors import SpaceExhaustedError, UsageError
+from autotune.known_trials import KnownTrials
 from autotune.measurement import Failure, Measurement
 from autotune.objective import Objective, OutcomeConstraint
 from autotune.space import Config, SearchSpace
 from autotune.stopping import TrialBudget
-from autotune.store import Profile, Proposal, Store, StudyRecord, TrialRecord, TrialState
+from autotune.store import Profile, Proposal, Store, StudyRecord, TrialRecord
 from autotune.store.records import DEFAULT_LABEL
 from autotune.store.rows import digest
 from autotune.store.workers import worker_name
 from autotune.strategies import STRATEGIES, History, Strategy, Suggestion, resolve
 from autotune.transfer import read, stored_space
+from autotune.trial import Trial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,32 +34,6 @@ if TYPE_CHECKING:
 IN_MEMORY = "sqlite://"
 LEASE_S = 600.0
 _RACES = 20  # proposals that other workers were quicker with, before an ask gives up
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A configuration to evaluate, leased to this process."""
-
-    record: TrialRecord
-    study_seed: int
-
-    @property
-    def seed(self) -> int:
-        """Derived from the study's seed and the trial's number; pass it to whatever is random in the evaluation."""
-        return int(np.random.SeedSequence([self.study_seed, self.record.number]).generate_state(1)[0])
-
-    @property
-    def number(self) -> int:
-        return self.record.number
-
-    @property
-    def config(self) -> Config:
-        return dict(self.record.config)
-
-    @property
-    def fidelity(self) -> str | None:
-        """Name of the cheaper evaluator to use; None for the one whose results count."""
-        return self.record.fidelity
 
 
 class Study:
@@ -83,16 +57,11 @@ class Study:
         self.constraints = goals.constraints
         self.seed = record.seed
         self.record = record
-        self._store_clock = _Clock()
+        self._store_clock = Clock()
         self.suggest_s = 0.0
         self._worker = worker_name()
-        self._trials: list[TrialRecord] = []
-        self._revision = 0
         # Whether nobody else writes, as far as is known: then what was read last needs no reading again.
         self._alone = True
-        self._known: set[tuple[str, str | None]] = set()  # hashes of configurations, each with a fidelity
-        self._cheaper: set[int] = set()  # numbers of trials of cheaper fidelities
-        self._open: set[int] = set()  # numbers of trials that wait, or that another worker holds
         self._environment: int | None = None
         self._task = equipment.task(
             self.space,
@@ -104,10 +73,10 @@ class Study:
             record.options.get("costs", {}),
         )
         self._strategy = strategy(self._task) if strategy is not None else None
-        # By hash, what is proposed before the strategy is asked; emptied as trials of these turn up.
-        self._first: dict[str, tuple[str, Config]] = {}
+        first: dict[str, tuple[str, Config]] = {}
         for label, config in {DEFAULT_LABEL: default, **self._named}.items():
-            self._first.setdefault(self.space.config_hash(config), (label, dict(config)))
+            first.setdefault(self.space.config_hash(config), (label, dict(config)))
+        self._known = KnownTrials(self._worker, first)
 
     @property
     def store_s(self) -> float:
@@ -304,7 +273,7 @@ class Study:
         wanted = 1 if n is None else whole("n", n, 1)
         budget = None if up_to is None else TrialBudget(up_to, several=bool(self._task.fidelities))
         begun: list[Trial] = []
-        if self._alone and not self._open and (wanted == 1 or not self._first):
+        if self._alone and not self._known.open and (wanted == 1 or not self._known.first):
             begun, _ = self._begin(wanted, budget)
         if not begun:
             self._sync()
@@ -317,7 +286,7 @@ class Study:
     def _begin_among_others(self, wanted: int, budget: TrialBudget | None) -> list[Trial]:
         begun: list[Trial] = []
         for _ in range(_RACES):
-            first = bool(self._first)  # the strategy is not asked before these are under way
+            first = bool(self._known.first)  # the strategy is not asked before these are under way
             more, raced = self._begin(wanted - len(begun), budget)
             begun += more
             if len(begun) >= wanted or not (raced or first):
@@ -329,7 +298,7 @@ class Study:
     def _begin(self, wanted: int, budget: TrialBudget | None) -> tuple[list[Trial], bool]:
         """Begin up to `wanted` trials of what is proposed; says also whether another worker was quicker with some."""
         if budget is not None:
-            left = budget.trials - self._counted
+            left = budget.trials - self._known.counted
             wanted = min(wanted, left) if budget.cheaper is None or left <= 0 else wanted
         if wanted <= 0 or self._strategy is None:
             return [], False
@@ -341,8 +310,8 @@ class Study:
             return [], False
         proposals = [self._proposal(s, label, spent / len(proposed)) for label, s in proposed]
         if self._alone:  # what is known here is all that there is, and the store need not look
-            proposals = self._new(proposals)
-        if budget is not None and budget.cheaper is not None and len(self._cheaper) >= budget.cheaper:
+            proposals = self._known.new(proposals)
+        if budget is not None and budget.cheaper is not None and self._known.cheaper >= budget.cheaper:
             proposals = [p for p in proposals if p.fidelity is None]
         if not proposals:
             return [], False
@@ -356,19 +325,19 @@ class Study:
                 up_to=None if budget is None else budget.trials,
                 cheaper_up_to=None if budget is None else budget.cheaper,
                 allow_duplicates=self._alone,
-                expect=self._revision if self._alone else None,
+                expect=self._known.revision if self._alone else None,
             )
         if written is None:
             self._alone = False
             return [], True
         begun = [record for record in written if record is not None]
         for record in begun:
-            self._put(record)
+            self._known.wrote(record)
         return [self._trial(record) for record in begun], None in written
 
     def _take_over(self, wanted: int) -> list[Trial]:
         taken: list[Trial] = []
-        while len(taken) < wanted and self._open:
+        while len(taken) < wanted and self._known.open:
             with self._store_clock:
                 record = self.store.take_over(
                     self.record.id, worker_id=self._worker, lease_s=LEASE_S, environment_id=self._environment
@@ -380,13 +349,13 @@ class Study:
         return taken
 
     def _why_nothing(self, budget: TrialBudget | None) -> str:
-        spent = None if budget is None else budget.reason(self._counted, len(self._cheaper))
+        spent = None if budget is None else budget.reason(self._known.counted, self._known.cheaper)
         if spent is not None:
             return spent
         size = self.space.size
         among = f" of {size} feasible configurations" if size is not None else ""
-        apart = f" and {len(self._cheaper)} cheaper ones" if self._cheaper else ""
-        return f"nothing left to propose after {self._counted} trials{among}{apart}"
+        apart = f" and {self._known.cheaper} cheaper ones" if self._known.cheaper else ""
+        return f"nothing left to propose after {self._known.counted} trials{among}{apart}"
 
     def tell(
         self,
@@ -414,7 +383,7 @@ class Study:
                 result = failure
         with self._store_clock:
             record = self.store.finish(self.record.id, trial.record, result, evaluate_s=evaluate_s)
-        self._put(record)
+        self._known.wrote(record)
         return record
 
     def release(self, trial: Trial) -> None:
@@ -445,7 +414,7 @@ class Study:
     def trials(self) -> tuple[TrialRecord, ...]:
         """Every trial, by number, as the store has it now."""
         self._sync()
-        return tuple(self._trials)
+        return self._known.all
 
     @property
     def history(self) -> History:
@@ -486,15 +455,10 @@ class Study:
 
     # ---------------------------------------------------------------- internals
 
-    @property
-    def _counted(self) -> int:
-        """Trials of the fidelity that counts, as far as known."""
-        return len(self._trials) - len(self._cheaper)
-
     def _propose(self, strategy: Strategy, n: int) -> Sequence[tuple[str | None, Suggestion]]:
-        if self._first:
-            return [(label, Suggestion(dict(config), label)) for label, config in self._first.values()][:n]
-        return [(None, s) for s in strategy.propose(History(self._task, tuple(self._trials)), n)]
+        if self._known.first:
+            return [(label, Suggestion(dict(config), label)) for label, config in self._known.first.values()][:n]
+        return [(None, s) for s in strategy.propose(History(self._task, self._known.all), n)]
 
     def _proposal(self, suggestion: Suggestion, label: str | None, suggest_s: float) -> Proposal:
         config = self.space.validate(suggestion.config)
@@ -511,58 +475,10 @@ class Study:
             replicate=suggestion.replicate,
         )
 
-    def _new(self, proposals: Sequence[Proposal]) -> list[Proposal]:
-        """Those of configurations that are not known at their fidelity, each once; and replicates."""
-        known = set[tuple[str, str | None]]()
-        found: list[Proposal] = []
-        for proposal in proposals:
-            key = (proposal.config_hash, proposal.fidelity)
-            if proposal.replicate or not (key in self._known or key in known):
-                found.append(proposal)
-            known.add(key)
-        return found
-
     def _trial(self, record: TrialRecord) -> Trial:
         return Trial(record, self.seed)
 
-    def _put(self, record: TrialRecord) -> None:
-        """What this study wrote itself, so that it need not be read again where nobody else wrote in between."""
-        if record.number <= len(self._trials):
-            self._set(record)
-            if record.revision == self._revision + 1:
-                self._revision = record.revision
-
     def _sync(self) -> None:
         with self._store_clock:
-            changed = self.store.trials(self.record.id, since=self._revision)
-        for record in changed:
-            self._set(record)
-            self._revision = max(self._revision, record.revision)
-
-    def _set(self, record: TrialRecord) -> None:
-        # Numbers are dense and begin at 0, so a trial's number is its place.
-        self._trials[record.number : record.number + 1] = [record]
-        self._known.add((record.config_hash, record.fidelity))
-        if record.counts:
-            self._first.pop(record.config_hash, None)
-        else:
-            self._cheaper.add(record.number)
-        running = record.state is TrialState.RUNNING
-        if record.state is TrialState.WAITING or (running and record.worker_id != self._worker):
-            self._open.add(record.number)
-        else:
-            self._open.discard(record.number)
-
-
-class _Clock:
-    """Adds up the time spent inside of `with` blocks, in seconds."""
-
-    def __init__(self) -> None:
-        self.total = 0.0
-        self._entered = 0.0
-
-    def __enter__(self) -> None:
-        self._entered = time.perf_counter()
-
-    def __exit__(self, *exc: object) -> None:
-        self.total += time.perf_counter() - self._entered
+            changed = self.store.trials(self.record.id, since=self._known.revision)
+        self._known.read(changed)
