@@ -19,6 +19,8 @@ from autotune.store.models import HEAD_REVISION
 # Drivers that the project's extras install; a bare "postgresql://" would pick one that is usually absent.
 _DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg", "mysql": "mysql+pymysql"}
 _BUSY_TIMEOUT_MS = 30_000
+_WAL_S = 15.0  # for which WAL mode is tried again while others turn it on too
+_PAUSE_S = 0.05
 _HIDDEN = "***"  # what SQLAlchemy shows in place of a password
 _MIGRATION_LOCK = 0x61757475  # PostgreSQL advisory lock, so that two workers never migrate at once
 _OUR_REVISION = re.compile(r"\d{4}")  # other programs that use alembic (Optuna is one) name theirs otherwise
@@ -30,10 +32,6 @@ class StorageUnavailableError(StoreError, UsageError):
 
 class StorageMissingError(StorageUnavailableError):
     """There is no such database, or it holds no studies yet, and it was not to be made."""
-
-
-_OPENING_S = 15.0  # for which a database that others are opening is tried again
-_PAUSE_S = 0.05
 
 
 def open_engine(url: str, *, read_only: bool = False, create: bool = True) -> sa.Engine:
@@ -61,21 +59,15 @@ def open_engine(url: str, *, read_only: bool = False, create: bool = True) -> sa
             f"storage {shown!r} needs the driver {error.name!r}; install it, for PostgreSQL with: "
             "pip install 'autotune[postgres]'"
         ) from None
-    given_up = time.monotonic() + _OPENING_S
-    while True:
-        try:
-            _bring_up_to_date(engine, shown, read_only=read_only, create=create)
-        except DATABASE_ERRORS as error:
-            # SQLite does not wait for its busy timeout where waiting might be for ever, as when others turn WAL mode on too.
-            if "database is locked" in str(error) and time.monotonic() < given_up:
-                time.sleep(_PAUSE_S)
-                continue
-            engine.dispose()
-            raise StorageUnavailableError(f"storage {shown!r} cannot be opened: {first_line(error)}") from None
-        except BaseException:
-            engine.dispose()
-            raise
-        return engine
+    try:
+        _bring_up_to_date(engine, shown, read_only=read_only, create=create)
+    except DATABASE_ERRORS as error:
+        engine.dispose()
+        raise StorageUnavailableError(f"storage {shown!r} cannot be opened: {first_line(error)}") from None
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
 
 
 def shown_url(url: str) -> str:
@@ -242,12 +234,21 @@ def _refuse_foreign(shown: str) -> NoReturn:
 
 
 def _use_wal(engine: sa.Engine) -> None:
-    """WAL is a property of the file, so it is set once, after the file is known to be ours; a memory has none."""
+    """WAL is a property of the file, so it is set once, after the file is known to be ours; a memory has none.
+
+    Of several that set it at once all but one are told that the file is locked, at once, whatever the busy timeout.
+    """
     raw = engine.raw_connection()
+    given_up = time.monotonic() + _WAL_S
     try:
         cursor = raw.cursor()
-        if cursor.execute("PRAGMA journal_mode").fetchone()[0] == "delete":
-            cursor.execute("PRAGMA journal_mode=WAL")
+        while cursor.execute("PRAGMA journal_mode").fetchone()[0] == "delete":
+            try:
+                cursor.execute("PRAGMA journal_mode=WAL")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= given_up:
+                    raise
+                time.sleep(_PAUSE_S)
         cursor.close()
     finally:
         raw.close()

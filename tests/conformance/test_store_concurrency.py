@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -57,6 +58,22 @@ def test_processes_that_open_a_new_database_at_once_all_succeed(url: str, start:
         _go(worker)
     assert [_says(w) for w in workers] == ["opened"] * 4
     assert Store(url).studies() == []
+
+
+def test_wal_mode_is_turned_on_when_another_writer_lets_go(tmp_path: Path) -> None:
+    file = tmp_path / "runs.db"
+    Store(f"sqlite:///{file}").close()
+    other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    other.execute("PRAGMA journal_mode=DELETE")
+    other.execute("BEGIN IMMEDIATE")  # SQLite refuses WAL mode meanwhile, and does not wait
+    release = threading.Timer(0.3, other.rollback)
+    release.start()
+    store = Store(f"sqlite:///{file}")
+    release.join()
+    other.close()
+    with store._read() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+    store.close()
 
 
 def test_processes_never_share_a_number_nor_a_configuration(url: str, start: Start) -> None:
