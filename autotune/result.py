@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from autotune.equipment import GIVEN, PREDICTOR
+from autotune.predictors import Agreement, agreements
 from autotune.store import TrialRecord, TrialState
 from autotune.study import Study
 
@@ -74,6 +76,7 @@ class Result:
         gain: relative improvement of the first objective over the default, positive when better; None where undefined.
         trials: by state, and failures by kind.
         fidelities: what each took, from the cheapest to the one that counts; empty in a study of one fidelity.
+        predictor: by metric, how the study's predictor was borne out by the trials that count; None without one.
         seconds: ``total`` of this run, and its parts ``suggest``, ``evaluate`` and ``store``.
     """
 
@@ -87,12 +90,15 @@ class Result:
     seconds: Mapping[str, float]
     stop_reason: str | None
     fidelities: Mapping[str, Spent] = field(default_factory=dict)
+    predictor: Mapping[str, Agreement] | None = None
 
     @classmethod
     def of(cls, study: Study, seconds: Mapping[str, float] | None = None) -> Result:
         """Read a study's result from its store."""
         history = study.history
         best = history.best if len(study.objectives) == 1 else None
+        borne_out = agreements(history.merged, study.record.goals.metrics)
+        predicted = bool(borne_out) or study.record.options.get(PREDICTOR) == GIVEN
         return cls(
             study=study,
             best=None if best is None else Outcome.of(best),
@@ -104,6 +110,7 @@ class Result:
             seconds=seconds or _stored_seconds(history.trials),
             stop_reason=study.store.load_study(study.name).stop_reason,
             fidelities={name: Spent.of(history.at(name).trials) for name in study.record.fidelities},
+            predictor=borne_out if predicted else None,
         )
 
     def frame(self) -> pd.DataFrame:
@@ -124,6 +131,7 @@ class Result:
             "pareto": [o.to_dict() for o in self.pareto] if len(self.study.objectives) > 1 else None,
             "trials": dict(self.trials),
             "fidelities": {name: spent.to_dict() for name, spent in self.fidelities.items()} or None,
+            "predictor": None if self.predictor is None else {m: a.to_dict() for m, a in self.predictor.items()},
             "seconds": {name: round(value, 4) for name, value in self.seconds.items()},
             "stop_reason": self.stop_reason,
         }

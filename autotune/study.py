@@ -14,6 +14,7 @@ from autotune.errors import SpaceExhaustedError, UsageError
 from autotune.known_trials import KnownTrials
 from autotune.measurement import Failure, Measurement
 from autotune.objective import Objective, OutcomeConstraint
+from autotune.predictors.agreement import PREDICTED, foretold
 from autotune.space import Config, SearchSpace
 from autotune.stopping import TrialBudget
 from autotune.store import Profile, Proposal, Store, StudyRecord, TrialRecord
@@ -304,11 +305,15 @@ class Study:
             return [], False
         started = time.perf_counter()
         proposed = self._propose(self._strategy, wanted)
+        predicted = foretold(self._task.predictor, [s.config for _, s in proposed])
         spent = time.perf_counter() - started
         self.suggest_s += spent
         if not proposed:
             return [], False
-        proposals = [self._proposal(s, label, spent / len(proposed)) for label, s in proposed]
+        proposals = [
+            self._proposal(s, label, said, spent / len(proposed))
+            for (label, s), said in zip(proposed, predicted, strict=True)
+        ]
         if self._alone:  # what is known here is all that there is, and the store need not look
             proposals = self._known.new(proposals)
         if budget is not None and budget.cheaper is not None and self._known.cheaper >= budget.cheaper:
@@ -460,7 +465,9 @@ class Study:
             return [(label, Suggestion(dict(config), label)) for label, config in self._known.first.values()][:n]
         return [(None, s) for s in strategy.propose(History(self._task, self._known.all), n)]
 
-    def _proposal(self, suggestion: Suggestion, label: str | None, suggest_s: float) -> Proposal:
+    def _proposal(
+        self, suggestion: Suggestion, label: str | None, predicted: Mapping[str, float], suggest_s: float
+    ) -> Proposal:
         config = self.space.validate(suggestion.config)
         text = self.space.canonical_json(config)
         return Proposal(
@@ -471,7 +478,7 @@ class Study:
             label=label,
             fidelity=self._task.cheaper(suggestion.fidelity),
             suggest_s=suggest_s,
-            notes=suggestion.notes,
+            notes={**suggestion.notes, PREDICTED: predicted} if predicted else suggestion.notes,
             replicate=suggestion.replicate,
         )
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
+import numpy as np
 from rich.console import Console
 from rich.text import Text
 
 from autotune.cli.common import command_line, differences, heading, table
 from autotune.objective import Objective
+from autotune.predictors import Agreement, Calibration
 from autotune.result import Outcome, Result
-from autotune.text import listing, number, percent, plural, value_text
+from autotune.text import NOTHING, listing, number, percent, plural, value_text
 
 _METRICS_SHOWN = 5
 
@@ -29,6 +34,8 @@ def print_result(result: Result, console: Console) -> None:
         console.print(f"  strategy: {study.record.strategy} ({chosen})", soft_wrap=True)
     for source in study.record.sources:
         console.print(f"  learns from: {source} ({plural(source.trials, 'trial')})", soft_wrap=True)
+    if result.predictor is not None:
+        _print_predictor(result.predictor, console)
     if result.fidelities:
         spent = [
             f"{name} {plural(one.trials, 'trial')}, {number(one.seconds)} s" for name, one in result.fidelities.items()
@@ -48,6 +55,32 @@ def print_result(result: Result, console: Console) -> None:
         console.print(f"all values: {command_line('best', study.name, storage=study.store.url)}", soft_wrap=True)
     elif result.default is not None:
         console.print("\nthe default configuration is the best that was measured")
+
+
+def _print_predictor(borne_out: Mapping[str, Agreement], console: Console) -> None:
+    if not borne_out:
+        console.print("  predictor: no measurement has a prediction beside it yet", soft_wrap=True)
+    for metric, found in borne_out.items():
+        parts = [
+            plural(found.pairs, "pair"),
+            f"rank agreement {number(found.rank)}",
+            f"measured ≈ {_line(found.calibration)}",
+            f"median error {_share(found.median_error)}",
+        ]
+        console.print(f"  predictor of {metric}: {listing(parts)}", soft_wrap=True)
+
+
+def _line(found: Calibration) -> str:
+    """What is measured, by what is predicted."""
+    if found.log:
+        with np.errstate(over="ignore"):
+            return f"{number(float(np.exp(found.offset)))} × predicted^{number(found.scale)}"
+    sign = "-" if found.offset < 0 else "+"
+    return f"{number(found.scale)} × predicted {sign} {number(abs(found.offset))}"
+
+
+def _share(value: float) -> str:
+    return f"{number(100.0 * value)} %" if math.isfinite(value) else NOTHING
 
 
 def _shown_metrics(result: Result) -> list[str]:
