@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from autotune.measurement import Metric
 
 _NORMAL_95 = 1.959963984540054  # half-widths are of 95 % intervals; this many standard errors of a normal mean
+_LARGE, _SMALLER = 1e300, 2.0**-20  # sums of values beyond the one are made in units that leave room, a power of two
 
 
 def merge_metrics(replicates: Sequence[Metric]) -> Metric:
@@ -26,10 +27,11 @@ def merge_metrics(replicates: Sequence[Metric]) -> Metric:
     if len(told) < 2:
         only = (told or replicates)[0]
         return Metric(only.value, only.half_width)
-    values = [one.value for one in told]
-    widths = [one.half_width for one in told if one.half_width is not None and math.isfinite(one.half_width)]
+    unit = _SMALLER if any(_LARGE < abs(one.value) < math.inf for one in told) else 1.0
+    values = [unit * one.value for one in told]
+    widths = [unit * one.half_width for one in told if one.half_width is not None and math.isfinite(one.half_width)]
     if len(widths) < len(told) or not all(map(math.isfinite, values)):
-        return Metric(sum(values) / len(values))
+        return Metric(sum(values) / len(values) / unit)
     # Scaled by the smallest, so that no square leaves the range of a float; an exact one cannot outweigh the others.
     least = min(widths)
     weights = [(least / width) ** 2 for width in widths] if least > 0.0 else [1.0] * len(widths)
@@ -38,4 +40,4 @@ def merge_metrics(replicates: Sequence[Metric]) -> Metric:
     internal = math.hypot(*(w * h for w, h in zip(weights, widths, strict=True))) / total
     scatter = math.hypot(*(math.sqrt(w) * (v - mean) for w, v in zip(weights, values, strict=True)))
     external = scatter / math.sqrt(total * (len(values) - 1))
-    return Metric(mean, max(internal, _NORMAL_95 * external))
+    return Metric(mean / unit, max(internal, _NORMAL_95 * external) / unit)

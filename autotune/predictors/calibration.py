@@ -55,7 +55,7 @@ def rank_agreement(predicted: npt.ArrayLike, measured: npt.ArrayLike) -> float:
         UsageError: when the shapes differ.
     """
     x, y = _pairs(predicted, measured)
-    if len(x) < 2 or np.ptp(x) == 0.0 or np.ptp(y) == 0.0:
+    if len(x) < 2 or (x == x[0]).all() or (y == y[0]).all():
         return math.nan
     from scipy import stats  # noqa: PLC0415 - takes longer to import than most verbs of the command line to run
 

@@ -49,6 +49,13 @@ def test_one_alone_stays_as_it_is_and_nan_says_nothing() -> None:
     assert merge_metrics([Metric(math.inf, 1.0), Metric(2.0, 0.5)]) == Metric(math.inf)
 
 
+@pytest.mark.parametrize("width", [None, 0.0, 1e300, 1.7e308])
+def test_the_mean_of_numbers_near_the_largest_is_a_number(width: float | None) -> None:
+    merged = merge_metrics([Metric(1.6e308, width), Metric(1.7e308, width), Metric(1.5e308, width)])
+    assert merged.value == pytest.approx(1.6e308)
+    assert (merged.half_width is None) == (width is None)
+
+
 _widths = st.floats(0.0, 1e150)
 _metrics = st.lists(st.builds(Metric, st.floats(-1e150, 1e150), _widths), min_size=2, max_size=6)
 

@@ -24,7 +24,7 @@ from autotune.strategies.bo.promise import Improvement, Promise
 from autotune.strategies.bo.replicate import log_value_of_repeating
 from autotune.strategies.bo.settings import Acquisition, is_joint, is_shortlisted
 from autotune.strategies.bo.several import HypervolumeGain, leading
-from autotune.strategies.bo.surrogate import Points, Shape, Surrogate
+from autotune.strategies.bo.surrogate import Points, Shape, Surrogate, warped_noise
 from autotune.strategies.bo.trust_region import TrustRegion
 
 Floats = npt.NDArray[np.float64]
@@ -296,8 +296,10 @@ class Engine:
             return None
         surrogate = outlook.surrogates[0]
         belief = surrogate.predict(measured.take(places))
-        slope = np.exp(surrogate.warp.log_slope(evidence.objectives[0].values[places]))
-        worth = log_value_of_repeating(belief.mean, belief.variance, noise[places] * slope**2)
+        losses = evidence.objectives[0].values
+        spread = float(surrogate.warp.forward(losses).var())
+        warped = warped_noise(surrogate.warp, losses[places], noise[places], spread)
+        worth = log_value_of_repeating(belief.mean, belief.variance, warped)
         explored = float(log_expected_improvement(surrogate.predict(found), promise.incumbent)[0])
         return int(places[np.argmax(worth)]) if float(worth.max()) > explored else None
 

@@ -22,6 +22,7 @@ from autotune.store.records import TrialState
 from autotune.strategies.base import Source, Task
 from autotune.strategies.bo.features import FeatureMap
 from autotune.strategies.bo.surrogate import Points, Shape, Surrogate
+from autotune.strategies.bo.warp import LARGEST
 
 Floats = npt.NDArray[np.float64]
 
@@ -87,7 +88,8 @@ class _Predicted:
             self._log = bool((values[np.isfinite(values)] > 0.0).all())
         if self._log:
             values = np.log(np.where(values > 0.0, values, np.nan))
-        return self._sign * values
+        bounded: Floats = self._sign * np.clip(values, -LARGEST, LARGEST)
+        return bounded
 
 
 class _Study:
@@ -101,7 +103,7 @@ class _Study:
             t for t in source.trials if t.state is TrialState.COMPLETED and np.isfinite(t.values.get(metric, np.nan))
         ]
         self._units = translate(task.space, [t.config for t in trials])
-        self._losses = np.array([sign * t.values[metric] for t in trials])
+        self._losses = np.clip([sign * t.values[metric] for t in trials], -LARGEST, LARGEST)
 
     @property
     def says_something(self) -> bool:

@@ -134,7 +134,7 @@ class Surrogate:
         self.ladder: list[str] = []
         self.warp = choose_warp(points, losses, shape)
         y = self.warp.forward(losses)
-        noise = None if variance is None else _warped_noise(self.warp, losses, variance, float(y.var()))
+        noise = None if variance is None else warped_noise(self.warp, losses, variance, float(y.var()))
         self.trusted = tuple(g for g in guides if _tells(points.guides[:, g], y))
         heard = points.guides[:, list(self.trusted)]
         centre = np.nanmean(heard, axis=0) if len(heard) else np.zeros(0)
@@ -253,8 +253,13 @@ def _tells(guide: Floats, y: Floats) -> bool:
     return bool(agreement > math.sqrt(2.0 * (2.0 * n + 5.0) / (9.0 * n * (n - 1.0))))
 
 
-def _warped_noise(warp: Warp, losses: Floats, variance: Floats, spread: float) -> Floats:
-    """Variance of the noise of warped losses, by the slope of the warp; bounded, where it says no more than nothing."""
+def warped_noise(warp: Warp, losses: Floats, variance: Floats, spread: float) -> Floats:
+    """Variance of the noise of warped losses, by the slope of the warp; bounded, where it says no more than nothing.
+
+    Args:
+        losses, variance: shape ``(n,)``.
+        spread: variance of all warped losses.
+    """
     with np.errstate(over="ignore", under="ignore", divide="ignore"):
         log_noise = np.log(variance) + 2.0 * warp.log_slope(losses)
         noise: Floats = np.minimum(np.exp(log_noise), _NO_NEWS * (spread or 1.0))
