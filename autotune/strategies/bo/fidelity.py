@@ -50,6 +50,7 @@ class Cheaper:
         self._seen: dict[str, set[bytes]] = {}
         self._rows: dict[str, Floats] = {}
         self._columns: list[_Column] = []
+        self._known: dict[int, tuple[Points, Points]] = {}  # by identity of the points, which are kept for that
         task = history.task
         for name in task.fidelities[:-1]:
             evidence = reader.read(history.at(name))
@@ -73,11 +74,14 @@ class Cheaper:
         return self._rows[fidelity]
 
     def guided(self, points: Points) -> Points:
-        """The points with a column more for each model, shape ``(m, k + columns)``."""
+        """The points with a column more for each model, shape ``(m, k + columns)``; predicted once for the same points."""
         if not self._columns:
             return points
-        said = [column.model.predict(points).mean for column in self._columns]
-        return Points(points.features, points.interactions, np.column_stack([points.guides, *said]))
+        if id(points) not in self._known:
+            said = [column.model.predict(points).mean for column in self._columns]
+            guides = np.column_stack([points.guides, *said])
+            self._known[id(points)] = (points, Points(points.features, points.interactions, guides))
+        return self._known[id(points)][1]
 
     def of(self, metric: str, before: int) -> tuple[int, ...]:
         """The columns that predict a metric, where so many guides stand before them."""
