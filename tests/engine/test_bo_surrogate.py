@@ -11,7 +11,7 @@ from autotune import Failure, SearchSpace, Study
 from autotune.measurement import Measurement, Metric
 from autotune.space import Int
 from autotune.strategies.bo.evidence import Reader
-from autotune.strategies.bo.gp import FitError, GaussianProcess
+from autotune.strategies.bo.gp import FitError, GaussianProcess, fit
 from autotune.strategies.bo.surrogate import Points, Shape, Surrogate, choose_warp, most_telling, stack
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
@@ -132,6 +132,53 @@ def test_a_fit_that_fails_falls_down_the_ladder_and_says_so(monkeypatch: pytest.
     trees = Surrogate(points(x), smooth(x), SHAPE, 0)
     assert set(trees.weights) == {"trees"} and len(trees.ladder) >= 2
     assert np.isfinite(trees.predict(points(x)).mean).all()
+    after = Surrogate(points(x), smooth(x), SHAPE, 0, like=trees)
+    assert set(after.weights) == {"trees"} and after.ladder == trees.ladder
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_a_surrogate_like_another_learns_nothing_again(guided: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(2)
+    x, more, new = rng.random((30, 2)), rng.random((3, 2)), rng.random((9, 2))
+
+    def at(rows: np.ndarray) -> Points:
+        return points(rows, np.sin(4.0 * rows[:, :1]) if guided else None)
+
+    guides = (0,) if guided else ()
+    before = Surrogate(at(x), smooth(x), SHAPE, 0, guides=guides)
+
+    def refused(*_: Any, **__: Any) -> Any:
+        raise AssertionError("fitted again")
+
+    monkeypatch.setattr("autotune.strategies.bo.surrogate.fit", refused)
+    same = Surrogate(at(x), smooth(x), SHAPE, 0, guides=guides, like=before)
+    np.testing.assert_array_equal(same.predict(at(new)).mean, before.predict(at(new)).mean)
+    all_x = np.concatenate([x, more])
+    grown = Surrogate(at(all_x), smooth(all_x), SHAPE, 0, guides=guides, like=before)
+    assert grown.warp == before.warp and grown.size == 33
+    assert grown.gp is not None and before.gp is not None and grown.gp.learned is before.gp.learned
+    variance = grown.predict(at(more)).components[0].variance
+    assert (variance < before.predict(at(more)).components[0].variance).all()  # there is less to learn there
+
+
+@pytest.mark.parametrize(("measured", "fitted"), [(30, [30]), (14, [14, 16])])
+def test_what_little_is_under_way_costs_no_further_fit(
+    measured: int, fitted: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = Study.create(SearchSpace([Int("x", 0, 40), Int("y", 0, 40)]), strategy="bo", seed=0)
+    for _ in range(measured):
+        trial = study.ask()
+        study.tell(trial, 5.0 + (trial.config["x"] - 31) ** 2 + 2 * (trial.config["y"] - 12) ** 2)
+    fits: list[int] = []
+
+    def counted(x: np.ndarray, *rest: Any, **named: Any) -> Any:
+        fits.append(len(x))
+        return fit(x, *rest, **named)
+
+    monkeypatch.setattr("autotune.strategies.bo.surrogate.fit", counted)
+    proposed = study.ask(3)
+    assert len({tuple(t.config.values()) for t in proposed}) == 3
+    assert fits == fitted
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from autotune.objective import Objective, OutcomeConstraint
 from autotune.strategies.base import History, Suggestion, Task
 from autotune.strategies.bo import selectable
 from autotune.strategies.bo.acquisition import log_expected_improvement
@@ -33,6 +34,9 @@ INITIAL = 8  # configurations before models are asked, the default and baselines
 _FEW = 3  # measurements of what counts, before which its models follow cheaper evaluators
 _MAXIMIN = 512  # random configurations that the initial design is chosen from
 _CENTRES = 5  # of local search
+# Pending trials for each measured one, up to which expected results teach the models no hyperparameters. Where little was
+# measured they do: learning anew spreads a batch, and batches of four then found more on a smooth function.
+_LITTLE = 0.1
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class _Moment:
         used: encoded configurations that must not be proposed, shape ``(t, d)``.
         under_way: those without a result, shape ``(p, d)``.
         turn: how many trials and proposals there are.
+        learned: by objective or constraint, a surrogate of what was measured; those of one ask share what it has learned.
     """
 
     evidence: Evidence
@@ -76,6 +81,7 @@ class _Moment:
     under_way: Floats
     turn: int
     rng: np.random.Generator
+    learned: dict[str, Surrogate]
 
 
 class Engine:
@@ -108,6 +114,7 @@ class Engine:
         turn = len(history.trials)
         cheaper = Cheaper(history, self._reader, self._pool.points, self._shape, self._task.seed)
         found: list[_Choice] = []
+        learned: dict[str, Surrogate] = {}
         while len(found) < n:
             chosen = np.array([c.units for c in found]).reshape(-1, taken.shape[1])
             moment = _Moment(
@@ -117,6 +124,7 @@ class Engine:
                 np.concatenate([evidence.pending, chosen]),
                 turn + len(found),
                 history.rng(salt=turn + len(found)),
+                learned,
             )
             choice = self._choice(moment, alone=n == 1)
             if choice is None:
@@ -223,11 +231,11 @@ class Engine:
         # What is under way is known to some acquisitions; to others it is as if it had given what is expected of it.
         expected = pending.take(np.arange(0)) if is_joint(self._acquisition) else pending
         surrogates = [
-            self._believed(moment, measured, metric, expected, seed, objective.metric)
+            self._believed(moment, measured, metric, expected, seed, objective)
             for objective, metric in zip(self._task.objectives, evidence.objectives, strict=True)
         ]
         limits = [
-            (self._believed(moment, *_known(measured, metric), pending, seed, constraint.metric), limit)
+            (self._believed(moment, *_known(measured, metric), pending, seed, constraint), limit)
             for constraint, metric, limit in zip(
                 self._task.constraints, evidence.constraints, evidence.limits, strict=True
             )
@@ -275,18 +283,27 @@ class Engine:
         return Improvement(surrogates[0], best, self._acquisition)
 
     def _believed(
-        self, moment: _Moment, points: Points, metric: Metrics, pending: Points, seed: int, name: str
+        self,
+        moment: _Moment,
+        points: Points,
+        metric: Metrics,
+        pending: Points,
+        seed: int,
+        of: Objective | OutcomeConstraint,
     ) -> Surrogate:
         """Models of a metric; what is under way counts as if it had given what is expected of it."""
         noise = metric.variance if metric.variance.any() else None
-        guides = (*self._guides.of(name), *moment.cheaper.of(name, len(self._guides)))
-        surrogate = Surrogate(points, metric.values, self._shape, seed, noise, guides, self._parts.models)
+        guides = (*self._guides.of(of.metric), *moment.cheaper.of(of.metric, len(self._guides)))
+        like = moment.learned.get(str(of))
+        surrogate = Surrogate(points, metric.values, self._shape, seed, noise, guides, self._parts.models, like)
+        moment.learned.setdefault(str(of), surrogate)
         if not len(pending):
             return surrogate
         expected = surrogate.warp.backward(surrogate.predict(pending).mean)
         values = np.concatenate([metric.values, np.clip(expected, metric.values.min(), metric.values.max())])
         noise = None if noise is None else np.concatenate([noise, np.zeros(len(pending))])
-        return Surrogate(points.joined(pending), values, self._shape, seed, noise, guides, self._parts.models)
+        like = surrogate if len(pending) <= _LITTLE * len(points) else None
+        return Surrogate(points.joined(pending), values, self._shape, seed, noise, guides, self._parts.models, like)
 
     def _repeated(self, outlook: Outlook, evidence: Evidence, measured: Points, found: Points) -> int | None:
         """The place of the configuration that is better measured again than the new one measured at all."""

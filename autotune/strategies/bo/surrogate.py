@@ -114,6 +114,8 @@ class Surrogate:
         variance: of the measurement noise where it is known, in units of the losses squared, 0 elsewhere; shape ``(n,)``.
         guides: the columns of guides that predict this metric.
         members: which models, of `gp` and `trees`.
+        like: an earlier surrogate of the metric, whose warp, trusted guides and hyperparameters are taken over, so that none
+            of them is learned again; the data may be others.
 
     Attributes:
         weights: by model (`gp`, `guided gp`, `trees`), in the mixture.
@@ -130,16 +132,17 @@ class Surrogate:
         variance: Floats | None = None,
         guides: Sequence[int] = (),
         members: Sequence[str] = ("gp", "trees"),
+        like: Surrogate | None = None,
     ) -> None:
-        self.ladder: list[str] = []
-        self.warp = choose_warp(points, losses, shape)
+        self.ladder: list[str] = [] if like is None else list(like.ladder)
+        self.warp: Warp = choose_warp(points, losses, shape) if like is None else like.warp
         y = self.warp.forward(losses)
         noise = None if variance is None else warped_noise(self.warp, losses, variance, float(y.var()))
-        self.trusted = tuple(g for g in guides if _tells(points.guides[:, g], y))
-        heard = points.guides[:, list(self.trusted)]
-        centre = np.nanmean(heard, axis=0) if len(heard) else np.zeros(0)
-        spread = np.nanstd(heard, axis=0) if len(heard) else np.ones(0)
-        self._guide_scale = (centre, np.where(spread > 0.0, spread, 1.0))
+        if like is None:
+            self.trusted = tuple(g for g in guides if _tells(points.guides[:, g], y))
+            self._guide_scale = _scale_of(points.guides[:, list(self.trusted)])
+        else:
+            self.trusted, self._guide_scale = like.trusted, like._guide_scale
         points = self._heard(points)
         kept = most_telling(y, MODEL_POINTS)
         self._shape = shape
@@ -147,9 +150,9 @@ class Surrogate:
         self._noise = None if noise is None else noise[kept]
         self._models: dict[str, GaussianProcess | TreeEnsemble] = {}
         if "gp" in members or len(kept) < 2:
-            self._add_gp("gp", guided=False)
+            self._add_gp("gp", guided=False, like=like)
             if self.trusted:
-                self._add_gp("guided gp", guided=True)
+                self._add_gp("guided gp", guided=True, like=like)
         if len(kept) >= 2 and ("trees" in members or not self._models):
             self._models["trees"] = TreeEnsemble(self._points.for_trees(), self._y, seed)
         scores = [_log_density(self._y, *model.leave_one_out) for model in self._models.values()]
@@ -166,27 +169,37 @@ class Surrogate:
         columns = np.nan_to_num((points.guides[:, list(self.trusted)] - centre) / spread, nan=0.0)
         return Points(points.features, points.interactions, columns)
 
-    def _add_gp(self, name: str, *, guided: bool) -> None:
+    def _add_gp(self, name: str, *, guided: bool, like: Surrogate | None) -> None:
         """Fit, or fall down the ladder: one length scale for all and more noise, then no Gaussian process."""
-        some = most_telling(self._y, FIT_POINTS)
-        points, shape = self._points, self._shape
+        points, groups = self._points, self._shape.groups
         guides = points.guides if guided else points.guides[:, :0]
-        noise = None if self._noise is None else self._noise[some]
-        common = Shape(np.zeros_like(shape.groups), shape.dims)
-        plain = Hyperparameters(np.zeros(min(1, len(shape.groups))), -2.0, np.full(guides.shape[1], -2.0))
-        try:
-            learned, _ = fit(points.features[some], self._y[some], shape.groups, guides[some], noise, shape.dims)
-        except FitError as error:
-            self.ladder.append(f"{name}: {error}")
-            learned, shape = plain, common
-        for candidate, of in ((learned, shape), (plain, common)):
+        common = np.zeros_like(groups)
+        plain = Hyperparameters(np.zeros(min(1, len(groups))), -2.0, np.full(guides.shape[1], -2.0))
+        before = None if like is None else like._models.get(name)
+        if like is None:
+            learned, groups = self._learned(name, guides) or (plain, common)
+        elif isinstance(before, GaussianProcess):
+            learned, groups = before.learned, before.groups
+        else:
+            return  # it could not be fitted then
+        for candidate, of in ((learned, groups), (plain, common)):
             try:
-                self._models[name] = GaussianProcess(
-                    points.features, self._y, of.groups, candidate, guides, self._noise
-                )
+                self._models[name] = GaussianProcess(points.features, self._y, of, candidate, guides, self._noise)
                 return
             except FitError as error:
-                self.ladder.append(f"{name} with {'its' if of is self._shape else 'common'} length scales: {error}")
+                self.ladder.append(f"{name} with {'common' if candidate is plain else 'its'} length scales: {error}")
+
+    def _learned(self, name: str, guides: Floats) -> tuple[Hyperparameters, npt.NDArray[np.intp]] | None:
+        """Hyperparameters, with the length scale of each feature; None where they cannot be learned."""
+        some = most_telling(self._y, FIT_POINTS)
+        noise = None if self._noise is None else self._noise[some]
+        shape = self._shape
+        try:
+            learned, _ = fit(self._points.features[some], self._y[some], shape.groups, guides[some], noise, shape.dims)
+        except FitError as error:
+            self.ladder.append(f"{name}: {error}")
+            return None
+        return learned, shape.groups
 
     @property
     def gp(self) -> GaussianProcess | None:
@@ -240,6 +253,14 @@ class Surrogate:
         return GaussianProcess(
             self._points.features[some], self._y[some], model.groups, model.learned, guides[some], noise
         )
+
+
+def _scale_of(guides: Floats) -> tuple[Floats, Floats]:
+    """Centre and spread of each column, shapes ``(k,)``, over rows in which it is not silent."""
+    if not len(guides):
+        return np.zeros(0), np.ones(0)
+    spread = np.nanstd(guides, axis=0)
+    return np.nanmean(guides, axis=0), np.where(spread > 0.0, spread, 1.0)
 
 
 def _tells(guide: Floats, y: Floats) -> bool:
