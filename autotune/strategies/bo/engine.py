@@ -198,6 +198,8 @@ class Engine:
             notes["fallback"] = [*notes.get("fallback", ()), *fallback]
         if outlook.region is not None:
             notes["trust_region"] = True
+        if evidence.setback.any():
+            notes["setbacks"] = int(evidence.setback.sum())
         points = moment.cheaper.guided(found.points)
         if outlook.promise is not None:
             notes["expected_gain"] = outlook.promise.gain(points)
@@ -230,8 +232,9 @@ class Engine:
         evidence = moment.evidence
         # What is under way is known to some acquisitions; to others it is as if it had given what is expected of it.
         expected = pending.take(np.arange(0)) if is_joint(self._acquisition) else pending
+        normal = np.flatnonzero(~evidence.setback)
         surrogates = [
-            self._believed(moment, measured, metric, expected, seed, objective)
+            self._believed(moment, measured.take(normal), metric.take(normal), expected, seed, objective)
             for objective, metric in zip(self._task.objectives, evidence.objectives, strict=True)
         ]
         limits = [
@@ -245,8 +248,12 @@ class Engine:
         if len(evidence.failed):
             failed = self._pool.points(evidence.failed)
             failures = FailureModel(measured, failed, self._shape, seed, least_probability(evidence.risks))
+        setbacks = None
+        if evidence.setback.any():
+            far = measured.take(np.flatnonzero(evidence.setback))
+            setbacks = FailureModel(measured.take(normal), far, self._shape, seed)
         promise = self._promise(evidence, surrogates, measured, pending)
-        outlook = Outlook(surrogates, limits, failures, promise, moment.cheaper.guided)
+        outlook = Outlook(surrogates, limits, failures, setbacks, promise, moment.cheaper.guided)
         region = self._region(evidence)
         if region is None or moment.turn % 2:
             return outlook
@@ -314,7 +321,7 @@ class Engine:
         surrogate = outlook.surrogates[0]
         belief = surrogate.predict(measured.take(places))
         losses = evidence.objectives[0].values
-        spread = float(surrogate.warp.forward(losses).var())
+        spread = float(surrogate.warp.forward(losses[~evidence.setback]).var())
         warped = warped_noise(surrogate.warp, losses[places], noise[places], spread)
         worth = log_value_of_repeating(belief.mean, belief.variance, warped)
         explored = float(log_expected_improvement(surrogate.predict(found), promise.incumbent)[0])
@@ -340,4 +347,4 @@ def _centres(evidence: Evidence, rng: np.random.Generator) -> npt.NDArray[np.int
 def _known(points: Points, metric: Metrics) -> tuple[Points, Metrics]:
     """Without the points at which the metric is lacking."""
     there = np.flatnonzero(np.isfinite(metric.values))
-    return points.take(there), Metrics(metric.values[there], metric.variance[there])
+    return points.take(there), metric.take(there)

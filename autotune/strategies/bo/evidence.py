@@ -11,6 +11,7 @@ import numpy.typing as npt
 from autotune.space import SearchSpace
 from autotune.store.records import TrialRecord, TrialState
 from autotune.strategies.base import History
+from autotune.strategies.bo.regimes import setbacks
 from autotune.strategies.bo.warp import LARGEST
 
 Floats = npt.NDArray[np.float64]
@@ -26,6 +27,9 @@ class Metrics:
     values: Floats
     variance: Floats
 
+    def take(self, places: npt.NDArray[np.intp]) -> Metrics:
+        return Metrics(self.values[places], self.variance[places])
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -40,6 +44,7 @@ class Evidence:
         failed: encoded configurations that failed and never completed, shape ``(k, d)``.
         pending: encoded configurations under way, shape ``(p, d)``.
         hashes: of `measured`, in order.
+        setback: whether each measured one is far beyond the others (see `regimes`), shape ``(n,)``; such are not `feasible`.
         risks: of the finished trials that models had a say in, in order, whether each failed.
     """
 
@@ -51,6 +56,7 @@ class Evidence:
     failed: Floats
     pending: Floats
     hashes: tuple[str, ...]
+    setback: npt.NDArray[np.bool_]
     risks: tuple[bool, ...]
 
     @property
@@ -86,15 +92,18 @@ class Reader:
         feasible = np.ones(len(merged), dtype=bool)
         for metric, limit in zip(constraints, limits, strict=True):
             feasible &= metric.values <= limit  # a metric that is lacking breaks its limit
+        # Of several objectives one may be far off where another is best.
+        setback = setbacks(objectives[0].values) if len(objectives) == 1 else np.zeros(len(merged), dtype=bool)
         return Evidence(
             self._encode(merged),
             objectives,
             constraints,
             limits,
-            feasible,
+            feasible & ~setback,
             self._encode({t.config_hash: t for t in broken}.values()),
             self._encode({t.config_hash: t for t in history.pending if t.config_hash not in known}.values()),
             tuple(t.config_hash for t in merged),
+            setback,
             tuple(
                 t.state is TrialState.FAILED
                 for t in sorted((*history.completed, *history.failed), key=lambda t: t.number)

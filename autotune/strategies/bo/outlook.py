@@ -32,6 +32,7 @@ class Outlook:
         surrogates: by objective.
         limits: models of the metrics that are limited, and what each may reach.
         failures: None while nothing has failed.
+        setbacks: the same of configurations that complete far beyond the others; None while none do.
         promise: None while nothing feasible was measured, and being feasible is all that counts.
         guided: adds what cheaper evaluators say to points.
         region: which encoded rows may be proposed, None for all.
@@ -40,6 +41,7 @@ class Outlook:
     surrogates: Sequence[Surrogate]
     limits: Sequence[tuple[Surrogate, float]]
     failures: FailureModel | None
+    setbacks: FailureModel | None
     promise: Promise | None
     guided: Callable[[Points], Points]
     region: Callable[[Floats], Mask] | None = None
@@ -51,6 +53,8 @@ class Outlook:
             total += log_probability_below(model.predict(points, rough=rough), float(model.warp.forward(limit)))
         if self.failures is not None:
             total += self.failures.score(points, rough=rough > 0)
+        if self.setbacks is not None:  # which cost an evaluation, as everything does, and no more
+            total += self.setbacks.log_success(points, rough=rough > 0)
         return total
 
     def score(self, candidates: Candidates) -> Floats:
