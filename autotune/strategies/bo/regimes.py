@@ -11,6 +11,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from autotune.strategies.bo.warp import LARGEST
+
 Floats = npt.NDArray[np.float64]
 
 _FROM = 16  # measurements; fewer show no groups
@@ -29,7 +31,7 @@ def setbacks(losses: Floats) -> npt.NDArray[np.bool_]:
     Returns:
         Shape ``(n,)``.
     """
-    n = len(losses)
+    losses, n = np.clip(losses, -LARGEST, LARGEST), len(losses)
     if n < _FROM:
         return np.zeros(n, dtype=bool)
     ordered = np.sort(losses)
