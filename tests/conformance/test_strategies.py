@@ -237,6 +237,32 @@ def test_pending_trials_are_never_proposed_again(name: str) -> None:
     check(study)
 
 
+def too_large(config: Config) -> float:
+    """A limit on memory that no constraint tells of, just beyond the best; it forbids more than half of the space."""
+    width = {"fp8": 1, "bf16": 2, "fp32": 4}[config["dtype"]]
+    if config["batch"] * config["stages"] * width > 48:
+        raise Failure("oom", "too large")
+    return float(100.0 / config["batch"] ** 0.5 + abs(math.log2(config["tile"] / 64)) + config["stages"] ** 0.5)
+
+
+@pytest.mark.parametrize("name", ["auto", "bo", "trees"])  # the portfolio, some of whose members do not learn, included
+def test_failures_teach_where_not_to_go(name: str) -> None:
+    space = SearchSpace(
+        [
+            Ordinal("batch", [1, 2, 4, 8, 16, 32, 64, 128]), Ordinal("stages", [1, 2, 3, 4, 5, 6]),
+            Ordinal("tile", [16, 32, 64, 128]), Categorical("dtype", ["bf16", "fp8", "fp32"]),
+        ]
+    )  # fmt: skip
+
+    def failing(name: str) -> float:
+        study = study_of(name, space)
+        run(study, too_large, 60)
+        return float(np.mean([t.failure_kind is not None for t in study.trials[20:]]))
+
+    assert failing("random") > 0.5
+    assert failing(name) <= 0.2
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", list(FailureKind))
 def test_a_history_of_nothing_but_failures_still_gets_proposals(name: str, kind: FailureKind) -> None:
