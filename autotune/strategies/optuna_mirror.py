@@ -7,12 +7,13 @@ from is told as a constraint that is broken, at the worst loss seen, instead of 
 
 from __future__ import annotations
 
+import bisect
 import copy
 import functools
 import logging
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import optuna
@@ -41,6 +42,13 @@ class _Storage(optuna.storages.InMemoryStorage):  # type: ignore[misc]
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         if trial_id != _NOWHERE:
             super().set_trial_system_attr(trial_id, key, value)
+
+    def set_params(self, trial_id: int, values: Mapping[str, Any], distributions: Mapping[str, Any]) -> None:
+        """All parameters of a trial at once; Optuna's own copies the trial for each."""
+        trial = copy.copy(self._get_trial(trial_id))
+        trial.params = dict(values)
+        trial.distributions = {key: distributions[key] for key in values}
+        self._set_trial(trial_id, trial)
 
     def forget_notes(self, trial_id: int) -> None:
         """Remove what a sampler noted on a trial."""
@@ -75,6 +83,8 @@ class Mirror:
                 storage=_Storage(),
             )
         self._storage = self._study._storage
+        # Of a history: revisions of what completed, in order, and the worst loss by objective up to each.
+        self._worst: tuple[History | None, list[int], list[tuple[float, ...]]] = (None, [], [])
         self._told: list[tuple[str, bool]] = []  # by place: configuration's hash, and whether it is finished
 
     def propose(self, history: History, n: int) -> list[Config]:
@@ -165,10 +175,7 @@ class Mirror:
             return
         trial_id = self._ask(number)
         if not self._told[number][0]:
-            for key, value in flatten(self._task.space, trial.config).items():
-                distribution = self._distributions[key]
-                internal = distribution.to_internal_repr(value)
-                self._storage.set_trial_param(trial_id, key, internal, distribution)
+            self._storage.set_params(trial_id, flatten(self._task.space, trial.config), self._distributions)
         finished = _is_finished(trial)
         if finished:
             state, values, violations = self._outcome(trial, history)
@@ -187,20 +194,28 @@ class Mirror:
             values = [_bounded(v) for v in losses(trial.values, self._task.objectives)]
             broken = {name: _bounded(limit.violation(trial.values)) for name, limit in limits.items()}
             return OptunaState.COMPLETE, values, broken | ({"failure": 0.0} if self._flagged else {})
-        before = [losses(t.values, self._task.objectives) for t in history.completed if _told_before(t, trial)]
-        if trial.failure_kind is FailureKind.INFRA or not before:
+        worst = None if trial.failure_kind is FailureKind.INFRA else self._worst_before(trial, history)
+        if worst is None:
             return OptunaState.FAIL, None, {}
-        worst = [_bounded(max(column)) for column in zip(*before, strict=True)]
         return OptunaState.COMPLETE, worst, dict.fromkeys(limits, 1.0) | {"failure": 1.0}
+
+    def _worst_before(self, trial: TrialRecord, history: History) -> list[float] | None:
+        """The worst loss by objective of what completed before the trial was told, None where nothing did."""
+        if self._worst[0] is not history:
+            told = sorted(history.completed, key=lambda t: t.revision)
+            worst: list[tuple[float, ...]] = []
+            for one in told:
+                loss = losses(one.values, self._task.objectives)
+                worst.append(tuple(map(max, loss, worst[-1])) if worst else tuple(loss))
+            self._worst = (history, [t.revision for t in told], worst)
+        _, revisions, worst = self._worst
+        place = bisect.bisect_left(revisions, trial.revision)
+        return [_bounded(x) for x in worst[place - 1]] if place else None
 
 
 def _known_at(trial: TrialRecord, other: TrialRecord) -> bool:
     """Whether `trial` was told when `other` was asked for."""
     return trial.finished_at is not None and other.created_at is not None and trial.finished_at <= other.created_at
-
-
-def _told_before(trial: TrialRecord, other: TrialRecord) -> bool:
-    return trial.revision < other.revision
 
 
 def _is_finished(trial: TrialRecord) -> bool:
