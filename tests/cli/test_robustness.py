@@ -165,20 +165,25 @@ def test_ctrl_c_tells_the_command_that_goes_on(space: Path, tmp_path: Path) -> N
 
 
 def _on_terminal(arguments: list[str], cwd: Path, term: str, until: str) -> str:
-    """What a command writes to a terminal, up to where it holds `until`."""
+    """What a command writes to a terminal until it holds `until`, and then is interrupted, and ends."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": term, "COLUMNS": "80", "BENCH_S": "3"}
     process = _spawn(*arguments, cwd=cwd, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
     os.close(theirs)
-    seen = ""
+    seen, interrupted = "", False
     deadline = time.monotonic() + 60
-    while until not in seen and time.monotonic() < deadline and select.select([ours], [], [], 60)[0]:
+    while time.monotonic() < deadline and select.select([ours], [], [], 60)[0]:
         try:
-            seen += os.read(ours, 4096).decode()
+            seen += os.read(ours, 4096).decode(errors="replace")
         except OSError:  # the other end is closed
             break
-    process.send_signal(signal.SIGINT)
-    process.wait()
+        if until in seen and not interrupted:
+            # Read on: a terminal that nobody reads is soon full, and the command would wait for it forever.
+            process.send_signal(signal.SIGINT)
+            interrupted = True
+    if not interrupted:
+        process.kill()
+    process.wait(30)
     os.close(ours)
     return seen
 
