@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any, get_args
 
 import numpy as np
@@ -22,6 +21,7 @@ from autotune.strategies.bo.selectable import Scale, combined, promise
 from autotune.strategies.bo.settings import Acquisition
 from autotune.strategies.bo.surrogate import Belief, Component
 from autotune.strategies.bo.warp import Warp
+from tests.driving import run
 
 NAMES: list[Acquisition] = sorted(set(get_args(Acquisition)) - settings.ONLY_SEVERAL)
 X = np.array([[0.0], [0.25], [0.5], [0.75], [1.0]])
@@ -182,15 +182,6 @@ def study_of(acquisition: str, space: SearchSpace, *more: str, seed: int = 0) ->
         strategy_options={"acquisition": acquisition},
         seed=seed,
     )
-
-
-def run(study: Study, measure: Callable[[Config], Any], trials: int, n: int = 1) -> None:
-    while len(study.trials) < trials:
-        for trial in study.ask(n):
-            try:
-                study.tell(trial, measure(trial.config))
-            except Failure as failure:
-                study.tell(trial, failure)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -24,6 +24,7 @@ from autotune.space import Config
 from autotune.strategies.bo.hypervolume import Boxes, log_expected_hypervolume_improvement
 from autotune.strategies.bo.settings import ONLY_SEVERAL
 from autotune.strategies.bo.surrogate import Component
+from tests.driving import run
 
 Floats = npt.NDArray[np.float64]
 
@@ -199,12 +200,7 @@ def square() -> SearchSpace:
 def search(strategy: str, trials: int, measure: Any = measured, n: int = 1, **settings: Any) -> Study:
     goals = settings.pop("objectives", ["minimize time_ms", "minimize loss"])
     study = Study.create(settings.pop("space", None) or square(), goals, strategy=strategy, **settings)
-    while len(study.trials) < trials:
-        for trial in study.ask(n):
-            try:
-                study.tell(trial, measure(trial.config))
-            except Failure as failure:
-                study.tell(trial, failure)
+    run(study, measure, trials, n)
     return study
 
 
