@@ -17,6 +17,7 @@ from autotune.errors import LeaseLostError, SpaceExhaustedError, StoreError, Usa
 from autotune.execution import Evaluate, InProcess, Runner
 from autotune.hardware import current_environment
 from autotune.heartbeat import Heartbeat
+from autotune.interrupts import held
 from autotune.measurement import ONCE, Failure, Measurement, Protocol
 from autotune.objective import Objective, OutcomeConstraint, parse_constraints, parse_objectives
 from autotune.options import parse_options
@@ -194,27 +195,28 @@ def search_iter(
     if costs is None and len(measures) > 1:
         costs = {name: cost for name, cost in problem.costs.items() if name in measures}
     limits.require_objectives(map(Objective.parse, problem.objectives))
-    found = open_study(
-        problem,
-        domain=domain,
-        options={
-            "evaluator": list(measures)[-1],
-            "facts": dict(problem.facts),
-            "highlights": list(problem.highlights),
-            **({"domain_options": dict(options or {})} if domain else {}),
-        },
-        trials=limits.trials,
-        strategy=strategy,
-        strategy_options=strategy_options,
-        seed=seed,
-        storage=storage,
-        name=study,
-        predictor=predictor,
-        transfer_from=transfer_from,
-        fidelities=list(measures),
-        costs=costs,
-        limits=limits.stored(),
-    )
+    with held():
+        found = open_study(
+            problem,
+            domain=domain,
+            options={
+                "evaluator": list(measures)[-1],
+                "facts": dict(problem.facts),
+                "highlights": list(problem.highlights),
+                **({"domain_options": dict(options or {})} if domain else {}),
+            },
+            trials=limits.trials,
+            strategy=strategy,
+            strategy_options=strategy_options,
+            seed=seed,
+            storage=storage,
+            name=study,
+            predictor=predictor,
+            transfer_from=transfer_from,
+            fidelities=list(measures),
+            costs=costs,
+            limits=limits.stored(),
+        )
     run = runner or InProcess([o.metric for o in found.objectives], protocol)
     *cheaper, (_, counted) = measures.items()
     by_fidelity: dict[str | None, Evaluate] = {**dict(cheaper), None: counted}  # as trials carry it
@@ -367,7 +369,7 @@ def _drive(
                 state, reason = "done", enough
                 break
             try:
-                trial = study.ask(up_to=limits.trials)
+                trial = _ask(study, limits.trials)
             except SpaceExhaustedError as end:
                 state, reason = "done", str(end)
                 break
@@ -394,6 +396,19 @@ def _drive(
     return Result.of(study, seconds)
 
 
+def _ask(study: Study, up_to: int | None) -> Trial:
+    """The next trial; an interrupt meanwhile gives it back."""
+    trial = None
+    try:
+        with held():
+            trial = study.ask(up_to=up_to)
+    except KeyboardInterrupt:
+        if trial is not None:
+            study.release(trial)
+        raise
+    return trial
+
+
 def _evaluate(
     study: Study, trial: Trial, evaluate: Evaluate, runner: Runner, heartbeat: Heartbeat
 ) -> tuple[TrialRecord | None, float]:
@@ -406,7 +421,8 @@ def _evaluate(
             except Failure as failure:
                 outcome = failure
             spent = time.perf_counter() - began
-            return study.tell(trial, outcome, evaluate_s=spent), spent
+            with held():
+                return study.tell(trial, outcome, evaluate_s=spent), spent
     except LeaseLostError:
         return None, time.perf_counter() - began
     except BaseException:

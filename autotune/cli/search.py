@@ -26,6 +26,7 @@ from autotune.cli.common import (
     share,
 )
 from autotune.errors import SearchFailedError, UsageError
+from autotune.interrupts import held
 
 if TYPE_CHECKING:
     from autotune.execution import Runner
@@ -294,9 +295,10 @@ def _predictor_told() -> Iterator[None]:
 def _run(
     arguments: dict[str, Any], storage: str, study: str, runner: Runner | None, *, json_: bool, typed: Sequence[str]
 ) -> None:
-    from autotune.cli.live import ProgressView  # noqa: PLC0415
-    from autotune.cli.report import print_result  # noqa: PLC0415
-    from autotune.loop import search as run_search  # noqa: PLC0415
+    with held():  # an import that is broken off may go on without its part
+        from autotune.cli.live import ProgressView  # noqa: PLC0415
+        from autotune.cli.report import print_result  # noqa: PLC0415
+        from autotune.loop import search as run_search  # noqa: PLC0415
 
     # With --json standard output belongs to the JSON object alone.
     console = make_console(stderr=json_)
