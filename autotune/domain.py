@@ -37,6 +37,8 @@ class Problem:
         domain_map: a `FixedPointMap` where the domain has one.
         predictor: a cheap model of the metrics where the domain has one; strategies trust it as far as measurements
             bear it out.
+        predicted: fidelities that the predictor is for; every one where none is named. An evaluator that is itself the
+            cheap model needs none.
         profile: the hardware profile that the numbers rest on, copied into the store.
         facts: resolved settings for people, such as the trace's name or the budget in GiB.
         highlights: metrics that a table should show beside the objectives, the most telling first.
@@ -52,6 +54,7 @@ class Problem:
     baselines: Mapping[str, Config] = field(default_factory=dict)
     domain_map: Any = None
     predictor: PredictorLike | None = None
+    predicted: tuple[str, ...] = ()
     profile: Profile | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     highlights: tuple[str, ...] = ()
@@ -86,6 +89,11 @@ class Problem:
         if name not in self.evaluators:
             raise UsageError(f"evaluator {name!r} is unknown here; this domain has: {', '.join(self.evaluators)}")
         return name, self.evaluators[name]
+
+    def predictor_of(self, fidelity: str | None) -> PredictorLike | None:
+        """The predictor of what that evaluator, or the usual one, will measure."""
+        name, _ = self.evaluator(fidelity)
+        return self.predictor if not self.predicted or name in self.predicted else None
 
     def chosen(self, fidelities: str | Sequence[str] | None) -> dict[str, Evaluate]:
         """The evaluators of these fidelities, from the cheapest to the one whose results count; or the usual one alone.

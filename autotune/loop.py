@@ -262,6 +262,7 @@ def open_study(
         UsageError: when the study of that name is another one: another space, other objectives, another default
             configuration, evaluator, domain option, strategy option, source or seed.
     """
+    counted = fidelities[-1] if fidelities else None
     store = storage if isinstance(storage, Store) else Store.if_there(storage)
     record = None if store is None else store.find_study(name)
     # Before a database is made: what cannot be used should leave no file behind.
@@ -276,7 +277,7 @@ def open_study(
         strategy_options=strategy_options if record is None else None,
         seed=0 if seed is None else seed,
         budget=trials,
-        predictor=_predictor(problem, predictor, strategy or "auto") if record is None else None,
+        predictor=_predictor(problem, predictor, strategy or "auto", counted) if record is None else None,
         transfer=read(transfer_from, store, name) if record is None else (),
         domain_map=problem.domain_map,
         fidelities=fidelities,
@@ -291,7 +292,7 @@ def open_study(
         space=problem.space,
         strategy=strategy,
         strategy_options=strategy_options,
-        predictor=_predictor(problem, predictor, strategy or record.strategy, record),
+        predictor=_predictor(problem, predictor, strategy or record.strategy, counted, record),
         transfer_from=transfer_from,
         domain_map=problem.domain_map,
     )
@@ -329,6 +330,7 @@ def _predictor(
     problem: Problem,
     given: PredictorLike | None,
     strategy: str | type[Strategy] | BaseSampler,
+    fidelity: str | None,
     record: StudyRecord | None = None,
 ) -> PredictorLike | None:
     """The caller's choice, else the domain's predictor where the strategy uses one and the study was not made without."""
@@ -338,7 +340,7 @@ def _predictor(
         return None  # refused where it is resolved
     if record is not None and record.options.get(PREDICTOR) == OFF:
         return False
-    return problem.predictor if resolve(strategy).capabilities.predictor else None
+    return problem.predictor_of(fidelity) if resolve(strategy).capabilities.predictor else None
 
 
 def _short(value: Any) -> str:

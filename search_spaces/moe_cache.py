@@ -22,6 +22,7 @@ from evaluators.moe_cache.plan import MAX_PREFETCH_DEPTH, Costs
 from evaluators.moe_cache.policies import LCP_OMEGA, LCP_RHO
 from evaluators.moe_cache.presets import PRESETS, preset
 from evaluators.moe_cache.profiled import METRICS, MIB, Profiled
+from evaluators.moe_cache.real import Real
 from evaluators.moe_cache.solver import SEARCHED_POLICIES, CacheSolver, Memory
 from evaluators.moe_cache.trace import RoutingTrace
 
@@ -70,6 +71,19 @@ class Options(BaseModel):
         int, Field(ge=0, le=MAX_PREFETCH_DEPTH, description="layers ahead to look at most")
     ] = MAX_PREFETCH_DEPTH
     remeasure: Annotated[bool, Field(description="measure this machine again")] = False
+    scale: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=1,
+            description="share of the model's width (experts and attention heads) to hold and compute, for real runs on a "
+            "machine that is too small for all of it",
+        ),
+    ] = 1.0
+    scratch: Annotated[
+        str | None,
+        Field(description="folder on the disk that real runs keep the experts on; the cache folder if left out"),
+    ] = None
 
     @model_validator(mode="after")
     def _one_machine(self) -> Options:
@@ -92,18 +106,23 @@ class MoeCache:
             UsageError: for a trace, model, budget or machine that cannot be used.
         """
         trace = _trace(options.trace)
-        model = _model(options.model, trace)
-        expert_bytes = _expert_bytes(trace, model, options.bits)
+        model = _model(options.model, trace).scaled(options.scale)
+        expert_bytes = _expert_bytes(trace, model, options)
         total = _budget(options, trace, expert_bytes)
         memory = Memory(total, trace.top_k * int(expert_bytes.max()))
         _check_budget(memory, expert_bytes)
         work = LayerWork.of(model, options.context)
         profile = _profile(options, work)
         costs = costs_of(profile, work, expert_bytes, int(trace.passes().pass_tokens.max()))
-        return _problem(trace, costs, memory, profile, options)
+        bits = model.expert_bits if options.bits is None else options.bits
+        scratch = None if options.scratch is None else Path(options.scratch).expanduser()
+        real = Real(trace, work, bits, expert_bytes, profile.tiers, profile.best_depth, scratch)
+        return _problem(trace, costs, memory, profile, options, real)
 
 
-def _problem(trace: RoutingTrace, costs: Costs, memory: Memory, profile: HardwareProfile, options: Options) -> Problem:
+def _problem(
+    trace: RoutingTrace, costs: Costs, memory: Memory, profile: HardwareProfile, options: Options, real: Real
+) -> Problem:
     default = _uniform(trace, costs, memory, "lru")
     evaluator = Profiled(trace, costs)
     max_depth = _max_depth(options, memory)
@@ -112,11 +131,13 @@ def _problem(trace: RoutingTrace, costs: Costs, memory: Memory, profile: Hardwar
         space=_space(trace, costs, memory, max_depth),
         objectives=("minimize token_latency_ms",),
         default=default,
-        evaluators={"profiled": evaluator},
+        evaluators={"profiled": evaluator, "real": real},
         metrics=METRICS,
         highlights=("tokens_per_s", "hit_rate", "exposed_transfer_ms", "moved_mib"),
         baselines=_baselines(trace, costs, memory),
         domain_map=solver,
+        predictor=evaluator.predict,
+        predicted=("real",),
         profile=Profile(
             profile.environment.fingerprint,
             profile.environment.to_dict(),
@@ -128,6 +149,7 @@ def _problem(trace: RoutingTrace, costs: Costs, memory: Memory, profile: Hardwar
             f"{trace.decode_tokens} decode tokens",
             "budget": f"{memory.total_bytes / MIB:.1f} MiB of {_all_experts(trace, costs) / MIB:.1f} MiB of experts",
             "hardware": _machine_name(profile),
+            **({"scale": f"{options.scale:g} of the model's width"} if options.scale < 1 else {}),
             "caution": "policy static places by the popularity in this very trace, and all is tuned on it; test on another",
         },
     )
@@ -222,10 +244,10 @@ def _model(name: str | None, trace: RoutingTrace) -> ModelShape:
     return model
 
 
-def _expert_bytes(trace: RoutingTrace, model: ModelShape, bits: float | None) -> np.ndarray[Any, np.dtype[np.int64]]:
-    if bits is None and trace.expert_bytes is not None:
-        return np.asarray(trace.expert_bytes, dtype=np.int64)
-    return np.full(trace.n_layers, model.expert_bytes(bits), dtype=np.int64)
+def _expert_bytes(trace: RoutingTrace, model: ModelShape, options: Options) -> np.ndarray[Any, np.dtype[np.int64]]:
+    if options.bits is None and trace.expert_bytes is not None:
+        return np.asarray(np.rint(trace.expert_bytes * options.scale), dtype=np.int64)
+    return np.full(trace.n_layers, model.expert_bytes(options.bits), dtype=np.int64)
 
 
 def _all_experts(trace: RoutingTrace, costs: Costs) -> int:

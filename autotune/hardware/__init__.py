@@ -1,6 +1,14 @@
 """What this machine's memories and processors can do, measured: fingerprint, tier pairs, profiles and their cache."""
 
-from autotune.hardware.cache import Step, cache_folder, known_names, load_cached, load_named, load_or_measure
+from autotune.hardware.cache import (
+    Step,
+    cache_folder,
+    known_names,
+    load_cached,
+    load_named,
+    load_or_measure,
+    scratch_folder,
+)
 from autotune.hardware.fingerprint import Environment, current_environment
 from autotune.hardware.profile import ComputeEntry, Curve, HardwareProfile, LinkEntry
 from autotune.hardware.shapes import DEFAULT_SHAPES, DenseShape, FfnShape, parse_shape
@@ -27,4 +35,5 @@ __all__ = [
     "load_named",
     "load_or_measure",
     "parse_shape",
+    "scratch_folder",
 ]

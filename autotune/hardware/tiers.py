@@ -36,6 +36,8 @@ _GIB = 2**30
 _IN_MEMORY = {"tmpfs", "ramfs", "devtmpfs", "hugetlbfs", "rootfs"}
 
 
+WAY_OUT = "use autotune hardware --scratch DIR"
+
 PairName = Literal["ram<-disk", "gpu<-host"]
 
 
@@ -257,26 +259,22 @@ class HostToGpuLink:
         return float(before.elapsed_time(after)) / 1e3
 
 
-def check_scratch(folder: Path, file_bytes: int) -> None:
+def check_scratch(folder: Path, file_bytes: int, way_out: str = WAY_OUT) -> None:
     """Refuse a scratch folder that is missing, unwritable, in memory, or too full for `file_bytes`.
 
     Raises:
         UsageError: naming the folder and the way out.
     """
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise UsageError(
-            f"scratch folder {folder} is not a folder that can be written to; use autotune hardware --scratch DIR"
-        )
+        raise UsageError(f"scratch folder {folder} is not a folder that can be written to; {way_out}")
     filesystem = disk_of(folder).filesystem
     if filesystem in _IN_MEMORY:
-        raise UsageError(
-            f"scratch folder {folder} is {filesystem}, which is memory and no disk; use autotune hardware --scratch DIR"
-        )
+        raise UsageError(f"scratch folder {folder} is {filesystem}, which is memory and no disk; {way_out}")
     free = shutil.disk_usage(folder).free
     if free < file_bytes:
         raise UsageError(
             f"scratch folder {folder} has {free / _GIB:.1f} GiB free and the scratch file needs {file_bytes / _GIB:.1f} GiB; "
-            "use autotune hardware --scratch DIR elsewhere or a smaller file"
+            f"{way_out} elsewhere or a smaller file"
         )
 
 
@@ -287,7 +285,7 @@ def _open_unlinked(folder: Path) -> int:
     try:
         return os.open(name, os.O_RDWR | os.O_DIRECT)
     except OSError as error:
-        raise _no_direct_io(folder, error) from error
+        raise no_direct_io(folder, error) from error
     finally:
         Path(name).unlink()
 
@@ -305,21 +303,15 @@ def _fill(fd: int, folder: Path, file_bytes: int, rng: np.random.Generator) -> N
                 written += os.pwritev(fd, [chunk[written:end]], start + written)
         os.fsync(fd)
     except OSError as error:
-        raise _no_direct_io(folder, error) from error
+        raise no_direct_io(folder, error) from error
 
 
-def _no_direct_io(folder: Path, error: OSError) -> UsageError:
+def no_direct_io(folder: Path, error: OSError, way_out: str = WAY_OUT) -> UsageError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UsageError(
-            f"scratch folder {folder} ran out of space; use autotune hardware --scratch DIR elsewhere or a smaller file"
-        )
+        return UsageError(f"scratch folder {folder} ran out of space; {way_out} elsewhere or a smaller file")
     if error.errno == errno.EINVAL:
-        return UsageError(
-            f"scratch folder {folder} is on a filesystem without direct I/O; use autotune hardware --scratch DIR elsewhere"
-        )
-    return UsageError(
-        f"scratch folder {folder} cannot be used ({error.strerror}); use autotune hardware --scratch DIR elsewhere"
-    )
+        return UsageError(f"scratch folder {folder} is on a filesystem without direct I/O; {way_out} elsewhere")
+    return UsageError(f"scratch folder {folder} cannot be used ({error.strerror}); {way_out} elsewhere")
 
 
 def _whole_blocks(nbytes: int) -> int:

@@ -474,3 +474,55 @@ def timeline(
                 compute = cpu_free
             now = compute
         record.latency[p] = now - began
+
+
+# Look-ups of a real run ----------------------------------------------------------------------------------------------
+
+
+@njit(cache=True, nogil=True)
+def look_up(
+    policy: int,
+    experts: npt.NDArray[np.int16],
+    tokens: npt.NDArray[np.int32],
+    next_use: Ints,
+    first: int,
+    rank: float,
+    on_its_way: npt.NDArray[np.bool_],
+    cpu_threshold: int,
+    capacity: int,
+    held: npt.NDArray[np.int32],
+    n_held: int,
+    place: npt.NDArray[np.int32],
+    key: Floats,
+    stamp: Ints,
+    routed: Ints,
+    hit: npt.NDArray[np.bool_],
+    on_cpu: npt.NDArray[np.bool_],
+    evicted: npt.NDArray[np.int32],
+) -> tuple[int, int]:
+    """One batch of one layer, as `timeline` does it, for who moves the experts himself.
+
+    Args:
+        next_use: ``(n,)`` where the policy looks ahead, else empty.
+        first: number of the batch's first look-up since the run began.
+        on_its_way: ``(n,)`` experts that a prefetch has begun to bring.
+        hit, on_cpu, evicted: written: ``(n,)``, ``(n,)``, and as many experts as are returned.
+
+    Returns:
+        experts held now, experts evicted.
+    """
+    for i in range(len(experts)):
+        expert = experts[i]
+        hit[i] = place[expert] >= 0
+        needed = next_use[i] if policy == BELADY else 0
+        touch(policy, key, stamp, routed, expert, first + i, tokens[i], rank, needed)
+        on_cpu[i] = not hit[i] and not on_its_way[i] and tokens[i] <= cpu_threshold
+        if not hit[i] and not on_cpu[i] and policy != STATIC:
+            n_held = insert(policy, held, place, key, n_held, expert, first + i)
+    n_evicted = 0
+    while n_held > capacity:
+        hole = worst_place(policy, held, key, stamp, n_held, first)
+        evicted[n_evicted] = held[hole]
+        n_evicted += 1
+        n_held = remove(held, place, n_held, hole)
+    return n_held, n_evicted

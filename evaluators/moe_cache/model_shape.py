@@ -6,12 +6,14 @@ Letters: ``h`` hidden size, ``f`` intermediate size of one expert, ``L`` decoder
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from autotune.errors import UsageError
 
 # MXFP4: blocks of 32 four-bit values share one eight-bit scale (OCP Microscaling Formats 1.0, section 5.1).
 MXFP4_BITS = 4.25
+# Widths are kept multiples of what every kernel likes.
+_SCALED_ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,24 @@ class ModelShape:
             )
         for name in ("expert_bits", "dense_bits"):
             _checked_bits(getattr(self, name), name)
+
+    def scaled(self, scale: float) -> ModelShape:
+        """A model of the same layers and routing whose experts and attention have a share of the width.
+
+        Loading and computing shrink nearly alike, so that what one costs beside the other stays.
+        """
+        if scale == 1.0:
+            return self
+        kv_heads = max(1, round(self.n_kv_heads * scale))
+        shared = max(_SCALED_ROWS, round(self.shared_intermediate_size * scale)) if self.shared_intermediate_size else 0
+        return replace(
+            self,
+            name=f"{self.name} at {scale:g} of its width",
+            expert_intermediate_size=max(1, round(self.expert_intermediate_size * scale / _SCALED_ROWS)) * _SCALED_ROWS,
+            n_heads=kv_heads * (self.n_heads // self.n_kv_heads),
+            n_kv_heads=kv_heads,
+            shared_intermediate_size=shared,
+        )
 
     @property
     def n_decoder_layers(self) -> int:

@@ -64,6 +64,10 @@ class Profiled:
         metrics = {name: Metric(value) for name, value in result.metrics().items()}
         return Measurement(metrics, {**layers, **result.notes})
 
+    def predict(self, config: Mapping[str, Any]) -> dict[str, float]:
+        """The metrics alone, for a search that measures real runs."""
+        return self.timeline(config).metrics()
+
     def timeline(self, config: Mapping[str, Any]) -> TimelineResult:
         """The whole timeline behind the metrics."""
         return simulate(self.trace, plan_of(config), self.costs)

@@ -1,0 +1,157 @@
+"""The link between the tiers: one thread, one transfer at a time, demands before prefetches."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from evaluators.moe_cache.runtime.caches import Buffer
+from evaluators.moe_cache.runtime.tiers import SlowTier
+
+
+@dataclass(eq=False)
+class Transfer:
+    """Rows of one expert on their way.
+
+    Attributes:
+        first: row from which on it is fetched, up to its last.
+        targets: byte buffers to fill, in the order of the rows.
+        buffer: the staging buffer among them, given back when the rows were used.
+        after: CUDA events that the targets are free after.
+        began, ended: `time.perf_counter` seconds.
+        unwanted: a prefetch whose expert was not needed after all; its buffer goes back when it has arrived.
+    """
+
+    layer: int
+    expert: int
+    first: int
+    targets: tuple[Tensor, ...]
+    buffer: Buffer | None = None
+    after: tuple[Any, ...] = ()
+    done: threading.Event = field(default_factory=threading.Event)
+    began: float = 0.0
+    ended: float = 0.0
+    error: BaseException | None = None
+    unwanted: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        return sum(target.numel() for target in self.targets)
+
+    def wait(self) -> None:
+        """Until it has arrived.
+
+        Raises:
+            BaseException: what broke the transfer.
+        """
+        self.done.wait()
+        if self.error is not None:
+            raise self.error
+
+
+# What a queued prefetch becomes when its turn comes: a transfer, or None where there is nothing to fetch or no room.
+Begin = Callable[[int, int], Transfer | None]
+
+
+class Link:
+    """Serves transfers in the order of demand; prefetches when nothing is demanded.
+
+    A transfer that has begun is finished. A prefetch that has not begun when its layer's router is known is dropped.
+    """
+
+    def __init__(self, tier: SlowTier, begin: Begin, give_back: Callable[[Transfer], None]) -> None:
+        self._tier = tier
+        self._begin = begin
+        self._give_back = give_back
+        self._demands: deque[Transfer] = deque()
+        self._prefetches: deque[tuple[int, int]] = deque()
+        self.lock = threading.Condition()
+        self._stopped = False
+        self._running: Transfer | None = None
+        self.begun: dict[tuple[int, int], Transfer] = {}
+        self.log: list[tuple[int, float]] = []  # bytes and seconds of every transfer
+        self._thread = threading.Thread(target=self._run, name="autotune-link", daemon=True)
+        self._thread.start()
+
+    def demand(self, transfers: Sequence[Transfer]) -> None:
+        with self.lock:
+            self._demands.extend(transfers)
+            self.lock.notify()
+
+    def prefetch(self, wanted: Sequence[tuple[int, int]]) -> None:
+        """Queue layers and experts."""
+        with self.lock:
+            self._prefetches.extend(wanted)
+            self.lock.notify()
+
+    def router_known(self, layer: int) -> dict[int, Transfer]:
+        """Drop the layer's queued prefetches; those begun, by expert, are the caller's from now on."""
+        with self.lock:
+            if self._prefetches:
+                self._prefetches = deque(item for item in self._prefetches if item[0] != layer)
+            found = {expert: self.begun[key] for key in list(self.begun) if key[0] == layer for expert in [key[1]]}
+            for expert in found:
+                del self.begun[layer, expert]
+        return found
+
+    def discard(self, transfer: Transfer) -> None:
+        """Give a prefetch's buffer back without using it, now or when it has arrived."""
+        with self.lock:
+            if transfer.done.is_set():
+                self._give_back(transfer)
+            else:
+                transfer.unwanted = True
+
+    def drain(self) -> None:
+        """Forget what is queued and wait for what is not."""
+        with self.lock:
+            self._prefetches.clear()
+            self._demands.clear()
+            running = self._running
+        if running is not None:
+            running.done.wait()
+
+    def close(self) -> None:
+        with self.lock:
+            self._stopped = True
+            self.lock.notify()
+        self._thread.join()
+
+    def _next(self) -> Transfer | None:
+        """The transfer to make now; None when there is to be no more."""
+        with self.lock:
+            while True:
+                if self._stopped:
+                    return None
+                if self._demands:
+                    self._running = self._demands.popleft()
+                    return self._running
+                if self._prefetches:
+                    key = self._prefetches.popleft()
+                    transfer = self._begin(*key)
+                    if transfer is None:
+                        continue
+                    self.begun[key] = self._running = transfer
+                    return transfer
+                self._running = None
+                self.lock.wait()
+
+    def _run(self) -> None:
+        while (transfer := self._next()) is not None:
+            transfer.began = time.perf_counter()
+            try:
+                self._tier.read(transfer.layer, transfer.expert, transfer.first, transfer.targets, transfer.after)
+            except BaseException as error:  # raised again where the bytes are waited for
+                transfer.error = error
+            transfer.ended = time.perf_counter()
+            self.log.append((transfer.nbytes, transfer.ended - transfer.began))
+            with self.lock:
+                transfer.done.set()
+                if transfer.unwanted:
+                    self._give_back(transfer)
