@@ -21,6 +21,7 @@ from autotune.errors import (
     UsageError,
 )
 from autotune.execution import InProcess, Isolated
+from autotune.exporting import Exported, Exporter
 from autotune.loop import Progress, search, search_iter
 from autotune.measurement import Failure, FailureKind, Measurement, Metric, Protocol
 from autotune.objective import Objective, OutcomeConstraint
@@ -42,6 +43,8 @@ __all__ = [
     "Constraint",
     "Domain",
     "EmptySpaceError",
+    "Exported",
+    "Exporter",
     "Failure",
     "FailureKind",
     "FixedPointMap",
