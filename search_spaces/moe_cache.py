@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,10 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from autotune.domain import Problem
 from autotune.errors import UsageError
+from autotune.explaining import Section
 from autotune.exporting import Exporter
 from autotune.hardware import HardwareProfile, TierPair, load_named, load_or_measure
 from autotune.space import Categorical, Config, Float, Int, SearchSpace
-from autotune.store import Profile
+from autotune.store import Profile, TrialRecord
+from evaluators.moe_cache.explain import explain
 from evaluators.moe_cache.exporters import Subject, exporters
 from evaluators.moe_cache.formats import load_trace
 from evaluators.moe_cache.machine import LayerWork, costs_of
@@ -110,6 +113,10 @@ class MoeCache:
             return Subject(model, trace.model, expert_bytes, token_counts(trace.passes()), total)
 
         return exporters(subject)
+
+    def explain(self, trials: Mapping[str, TrialRecord], *, unicode: bool) -> tuple[Section, ...]:
+        """Where the time goes, and every layer's budget, split and hit rate."""
+        return explain(trials, unicode=unicode)
 
 
 def _workload(options: Options) -> tuple[RoutingTrace, ModelShape, Ints, int]:
