@@ -146,12 +146,12 @@ def _layer_section(
     most_mib = max(p.budget_mib for p in layers)
     most_ms = max((p.exposed_ms or 0.0 for p in layers), default=0.0)
     was = f"{'was':>6}" if before else ""
-    lines = [f"layer  budget MiB{'':8}slots  theta  hit rate{'':6}{was}  wait ms"]
+    lines = [f"layer  budget MiB{'':9}slots  theta  hit rate{'':6}{was}  wait ms"]
     for index, p in enumerate(layers):
         old = f"{_rate(before[index].hit_rate):>6}" if before else ""
         lines.append(
             f"{p.layer:5}{number(p.budget_mib):>9} {bar(p.budget_mib, most_mib, 8, unicode=unicode)}"
-            f"{_slots(p):>7}{p.theta:7.2f}  {_rate(p.hit_rate):>5} {bar(p.hit_rate, 1.0, 8, unicode=unicode)}{old}"
+            f"{_slots(p):>8}{p.theta:7.2f}  {_rate(p.hit_rate):>5} {bar(p.hit_rate, 1.0, 8, unicode=unicode)}{old}"
             f"{number(p.exposed_ms):>9} {bar(p.exposed_ms, most_ms, 8, unicode=unicode)}".rstrip()
         )
     title = f"layers, {_short(label)} (trial {trials[label].number})" + (", was: default's hit rate" if before else "")

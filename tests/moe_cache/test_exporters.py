@@ -168,6 +168,9 @@ def test_ktransformers_places_as_many_experts_as_each_budget_holds() -> None:
         "--kt-expert-placement-strategy frequency",
         "--init-expert-location run.experts.pt",
     ]
+    assert set(exporters(subject)["ktransformers"].write(config(), None, "my [best]").attachments) == {
+        "my__best_.experts.pt"
+    }
     placed = [np.flatnonzero(row).tolist() for row in engine_placement(exported)]
     assert placed == [[0, 1, 2, 3], [1], [], [0, 3]]
 

@@ -9,6 +9,7 @@ experts exactly, a different number in each layer included.
 from __future__ import annotations
 
 import io
+import re
 
 import numpy as np
 
@@ -49,7 +50,8 @@ def write(config: Config, subject: Subject, options: NoOptions, stem: str) -> Ex
     chosen, total = int(held.sum()), subject.n_layers * subject.n_experts
     # The engine cuts ratio * total down to a whole number; half an expert more keeps rounding from taking one away.
     ratio = 1.0 if chosen == total else (chosen + 0.5) / total if chosen else 0.0
-    counts = f"{stem}.experts.pt"
+    # A shell would split the argument at a blank and expand patterns in it.
+    counts = re.sub(r"[^\w.-]", "_", stem) + ".experts.pt"
     text = commented(
         f"KTransformers: {chosen} of {total} experts on the GPU, by layer: {', '.join(map(str, held.tolist()))}",
         (

@@ -40,8 +40,8 @@ def write(config: Config, subject: Subject, options: NoOptions, stem: str) -> Ex
         "by layer from the first, so that the last layers keep theirs",
     )
     gib = math.ceil((total - kept) / GIB * _DIGITS) / _DIGITS
-    arguments = ("--offload-backend uva", f"--cpu-offload-gb {gib:g}", "--cpu-offload-params experts") if gib else ()
-    title = f"vLLM: {gib:g} GiB of expert weights outside the GPU"
+    arguments = ("--offload-backend uva", f"--cpu-offload-gb {gib:.4f}", "--cpu-offload-params experts") if gib else ()
+    title = f"vLLM: {gib:.4f} GiB of expert weights outside the GPU"
     return Exported(
         commented(title, ("vllm serve MODEL $(grep -v '^#' THIS_FILE)",), cannot, arguments), ".args", cannot
     )
