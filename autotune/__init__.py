@@ -21,6 +21,8 @@ from autotune.errors import (
     UsageError,
 )
 from autotune.execution import InProcess, Isolated
+from autotune.explaining import Section
+from autotune.exporting import Exported, Exporter
 from autotune.loop import Progress, search, search_iter
 from autotune.measurement import Failure, FailureKind, Measurement, Metric, Protocol
 from autotune.objective import Objective, OutcomeConstraint
@@ -42,6 +44,8 @@ __all__ = [
     "Constraint",
     "Domain",
     "EmptySpaceError",
+    "Exported",
+    "Exporter",
     "Failure",
     "FailureKind",
     "FixedPointMap",
@@ -64,6 +68,7 @@ __all__ = [
     "Result",
     "SearchFailedError",
     "SearchSpace",
+    "Section",
     "Settings",
     "Source",
     "SpaceExhaustedError",

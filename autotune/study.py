@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from optuna.samplers import BaseSampler
 
+    from autotune.exporting import Exported
     from autotune.predictors import PredictorLike
     from autotune.transfer import TransferFrom
 
@@ -451,6 +452,31 @@ class Study:
         """The named configurations, by name; None for one that was not asked for yet."""
         history = self.history
         return {label: history.find(config) for label, config in self._named.items()}
+
+    def export(
+        self,
+        format_: str,
+        trial: int | None = None,
+        options: Mapping[str, Any] | None = None,
+        *,
+        stem: str = "autotune",
+    ) -> Exported:
+        """A configuration in the format of a program that runs it, by an exporter of the study's domain.
+
+        Args:
+            format_: name of the exporter.
+            trial: whose configuration; the best one's when None.
+            options: of the exporter, by name.
+            stem: of the file that it will be written to; attachments take their names from it.
+
+        Raises:
+            UsageError: for a format that the domain does not have (the message lists those that it has), a trial that does not
+                exist, several best ones, options that cannot be used, and where nothing of the configuration can be expressed.
+            SearchFailedError: when nothing feasible was measured and no trial is named.
+        """
+        from autotune.exporting import chosen, export_config  # noqa: PLC0415 - it loads what domains are made of
+
+        return export_config(self.record, format_, dict(chosen(self, trial).config), options, stem)
 
     def frame(self) -> pd.DataFrame:
         """One row per trial: number, state, proposer, fidelity, every parameter, every metric, failure and times."""

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from autotune.domain import Problem
 from autotune.errors import UsageError
+from autotune.explaining import Section
+from autotune.exporting import Exporter
 from autotune.hardware import HardwareProfile, TierPair, load_named, load_or_measure
 from autotune.space import Categorical, Config, Float, Int, SearchSpace
-from autotune.store import Profile
+from autotune.store import Profile, TrialRecord
+from evaluators.moe_cache.explain import explain
+from evaluators.moe_cache.exporters import Subject, exporters
 from evaluators.moe_cache.formats import load_trace
 from evaluators.moe_cache.machine import LayerWork, costs_of
 from evaluators.moe_cache.model_config import from_config_json
 from evaluators.moe_cache.model_shape import ModelShape
-from evaluators.moe_cache.plan import MAX_PREFETCH_DEPTH, Costs
+from evaluators.moe_cache.plan import MAX_PREFETCH_DEPTH, Costs, Ints
 from evaluators.moe_cache.policies import LCP_OMEGA, LCP_RHO
 from evaluators.moe_cache.presets import PRESETS, preset
 from evaluators.moe_cache.profiled import METRICS, MIB, Profiled
 from evaluators.moe_cache.real import Real
+from evaluators.moe_cache.replay import token_counts
 from evaluators.moe_cache.solver import SEARCHED_POLICIES, CacheSolver, Memory
 from evaluators.moe_cache.trace import RoutingTrace
 
@@ -105,10 +111,7 @@ class MoeCache:
         Raises:
             UsageError: for a trace, model, budget or machine that cannot be used.
         """
-        trace = _trace(options.trace)
-        model = _model(options.model, trace).scaled(options.scale)
-        expert_bytes = _expert_bytes(trace, model, options)
-        total = _budget(options, trace, expert_bytes)
+        trace, model, expert_bytes, total = _workload(options)
         memory = Memory(total, trace.top_k * int(expert_bytes.max()))
         _check_budget(memory, expert_bytes)
         work = LayerWork.of(model, options.context)
@@ -118,6 +121,32 @@ class MoeCache:
         scratch = None if options.scratch is None else Path(options.scratch).expanduser()
         real = Real(trace, work, bits, expert_bytes, profile.tiers, profile.best_depth, scratch)
         return _problem(trace, costs, memory, profile, options, real)
+
+    def exporters(self, options: Options) -> dict[str, Exporter]:
+        """Configurations for engines that people run; reads the trace, measures nothing."""
+
+        def subject() -> Subject:
+            if options.scale < 1:
+                raise UsageError(
+                    f"the study was made at scale={options.scale:g} of the model's width, and no engine runs that; "
+                    "export one of the whole model"
+                )
+            trace, model, expert_bytes, total = _workload(options)
+            return Subject(model, trace.model, expert_bytes, token_counts(trace.passes()), total)
+
+        return exporters(subject)
+
+    def explain(self, trials: Mapping[str, TrialRecord], *, unicode: bool) -> tuple[Section, ...]:
+        """Where the time goes, and every layer's budget, split and hit rate."""
+        return explain(trials, unicode=unicode)
+
+
+def _workload(options: Options) -> tuple[RoutingTrace, ModelShape, Ints, int]:
+    """The trace, its model, ``(L,)`` bytes of an expert, and the bytes of fast memory."""
+    trace = _trace(options.trace)
+    model = _model(options.model, trace).scaled(options.scale)
+    expert_bytes = _expert_bytes(trace, model, options)
+    return trace, model, expert_bytes, _budget(options, trace, expert_bytes)
 
 
 def _problem(
@@ -244,7 +273,7 @@ def _model(name: str | None, trace: RoutingTrace) -> ModelShape:
     return model
 
 
-def _expert_bytes(trace: RoutingTrace, model: ModelShape, options: Options) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _expert_bytes(trace: RoutingTrace, model: ModelShape, options: Options) -> Ints:
     if options.bits is None and trace.expert_bytes is not None:
         return np.asarray(np.rint(trace.expert_bytes * options.scale), dtype=np.int64)
     return np.full(trace.n_layers, model.expert_bytes(options.bits), dtype=np.int64)
@@ -254,13 +283,13 @@ def _all_experts(trace: RoutingTrace, costs: Costs) -> int:
     return int(costs.expert_bytes.sum()) * trace.n_experts
 
 
-def _budget(options: Options, trace: RoutingTrace, expert_bytes: np.ndarray[Any, np.dtype[np.int64]]) -> int:
+def _budget(options: Options, trace: RoutingTrace, expert_bytes: Ints) -> int:
     if options.budget_gib is not None:
         return round(options.budget_gib * 2**30)
     return round(options.budget_fraction * int(expert_bytes.sum()) * trace.n_experts)
 
 
-def _check_budget(memory: Memory, expert_bytes: np.ndarray[Any, np.dtype[np.int64]]) -> None:
+def _check_budget(memory: Memory, expert_bytes: Ints) -> None:
     one = int(expert_bytes.max())
     if memory.for_caches(0) < one:
         need = (memory.staging_bytes + one) / MIB

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +15,7 @@ from autotune.errors import SearchFailedError, UsageError
 from autotune.text import age, number, percent, value_text
 
 if TYPE_CHECKING:
+    from autotune.explaining import Section
     from autotune.store import StudyRecord, TrialRecord
     from autotune.study import Study
 
@@ -52,10 +54,26 @@ def show(study: StudyArgument = None, storage: StorageOption = DEFAULT_STORAGE, 
     from autotune.result import Result  # noqa: PLC0415
 
     result = Result.of(open_for_reading(study, storage))
+    sections = _explained(result.study)
     if json_:
-        print_json(result.to_dict())
-    else:
-        print_result(result, console)
+        print_json({**result.to_dict(), "explanation": {part.name: part.data for part in sections} or None})
+        return
+    print_result(result, console)
+    for part in sections:
+        console.print(Text.assemble("\n", (part.title, "bold")))
+        for line in part.lines:
+            console.print(Text(line), soft_wrap=True)
+
+
+def _explained(study: Study) -> tuple[Section, ...]:
+    """What the domain tells of the result. A study whose domain is not installed is shown without it."""
+    from autotune.explaining import explain  # noqa: PLC0415
+
+    try:
+        return explain(study, unicode=console.encoding.lower().startswith("utf"))
+    except UsageError as error:
+        print(f"autotune: the result is not explained: {error}", file=sys.stderr)
+        return ()
 
 
 def best(study: StudyArgument = None, storage: StorageOption = DEFAULT_STORAGE, json_: JsonOption = False) -> None:

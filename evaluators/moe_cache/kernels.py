@@ -298,13 +298,16 @@ class Tiers(NamedTuple):
 class Record(NamedTuple):
     """What the timeline writes.
 
-    By pass ``(P,)``: latency, idle (compute waits for the link) and cpu_wait (compute waits for the slow tier) in ms;
-    moved and wasted bytes. By phase and layer ``(2, L)``: lookups, hits, cpu_runs; window, backlog and layer_idle as
-    sums in ms. By phase ``(2,)``: prefetches started and used.
+    By pass ``(P,)``: latency, computed (experts on the fast tier), idle (compute waits for the link), late (of it, for
+    experts that had been predicted) and cpu_wait (compute waits for the slow tier) in ms; moved and wasted bytes. By
+    phase and layer ``(2, L)``: lookups, hits, cpu_runs; window, backlog and layer_idle as sums in ms. By phase ``(2,)``:
+    prefetches started and used.
     """
 
     latency: Floats
+    computed: Floats
     idle: Floats
+    late: Floats
     cpu_wait: Floats
     moved: Floats
     wasted: Floats
@@ -327,7 +330,9 @@ def empty_record(n_passes: int, n_layers: int) -> Record:
 
     return Record(
         latency=sums(n_passes),
+        computed=sums(n_passes),
         idle=sums(n_passes),
+        late=sums(n_passes),
         cpu_wait=sums(n_passes),
         moved=sums(n_passes),
         wasted=sums(n_passes),
@@ -361,9 +366,13 @@ def timeline(
     n_passes = len(pass_phase)
     arrival = np.zeros((n_layers, n_experts))  # when an expert's prefetch ends ...
     arrival_pass = np.full((n_layers, n_experts), -1, dtype=np.int64)  # ... in which pass it was started
+    dropped_pass = np.full(
+        (n_layers, n_experts), -1, dtype=np.int64
+    )  # in which pass its prefetch came too late to begin
     started_bytes = np.zeros(n_layers)
     late_ready = np.empty(n_experts + 1)
     late_ms = np.empty(n_experts + 1)
+    late_foreseen = np.empty(n_experts + 1, dtype=np.bool_)
     longest = 0
     if tiers.depth > 0:
         for p in range(n_passes):
@@ -403,6 +412,7 @@ def timeline(
                 record.started[phase] += 1
                 head += 1
             while head < tail and queue_layer[head] == layer:
+                dropped_pass[layer, queue_expert[head]] = p
                 head += 1
             if layer > 0:
                 record.window[phase, layer] += known - known_before
@@ -412,6 +422,7 @@ def timeline(
             unused = started_bytes[layer]
 
             compute = known
+            computed = 0.0
             n_late = 1  # place 0 is for the one prefetch that may still be on its way; it ends before any demand
             late_ready[0] = -1.0
             for i in range(first, stop):
@@ -432,6 +443,7 @@ def timeline(
                     cpu_free = max(cpu_free, known) + tiers.cpu_ms[layer, tokens[i]]
                     record.cpu_runs[phase, layer] += 1
                     continue
+                computed += work
                 if not hit and policy != STATIC:
                     n_held[layer] = insert(policy, held[layer], place[layer], key[layer], n_held[layer], expert, i)
                 if rest_bytes == 0.0 or (prefetched and arrival[layer, expert] <= known):
@@ -441,15 +453,17 @@ def timeline(
                     compute += tiers.theta[layer] * work
                     work *= 1.0 - tiers.theta[layer]
                 if prefetched:
-                    late_ready[0], late_ms[0] = arrival[layer, expert], work
+                    late_ready[0], late_ms[0], late_foreseen[0] = arrival[layer, expert], work, True
                     continue
                 link_free = max(link_free, known) + (tiers.rest_ms[layer] if hit else tiers.whole_ms[layer])
                 record.moved[p] += rest_bytes
                 late_ready[n_late], late_ms[n_late] = link_free, work
+                late_foreseen[n_late] = dropped_pass[layer, expert] == p
                 n_late += 1
             while n_held[layer] > tiers.capacity[layer]:
                 hole = worst_place(policy, held[layer], key[layer], stamp[layer], n_held[layer], first)
                 n_held[layer] = remove(held[layer], place[layer], n_held[layer], hole)
+            record.computed[p] += computed
             record.wasted[p] += unused
 
             if tiers.depth > 0:
@@ -467,6 +481,8 @@ def timeline(
                 if late_ready[j] > compute:
                     record.idle[p] += late_ready[j] - compute
                     record.layer_idle[phase, layer] += late_ready[j] - compute
+                    if late_foreseen[j]:
+                        record.late[p] += late_ready[j] - compute
                     compute = late_ready[j]
                 compute += late_ms[j]
             if cpu_free > compute:

@@ -20,7 +20,10 @@ METRICS = (
     "tokens_per_s",
     "hit_rate",
     "hit_rate_all",
+    "dense_ms",
+    "expert_compute_ms",
     "exposed_transfer_ms",
+    "exposed_late_ms",
     "cpu_wait_ms",
     "moved_mib",
     "wasted_mib",
@@ -60,6 +63,7 @@ class Profiled:
             "layer_hit_rate": [round(float(v), 4) for v in result.layer_hit_rate],
             "layer_exposed_ms": [round(float(v), 4) for v in result.layer_exposed_ms],
             "slots": [int(v) for v in result.slots],
+            "experts_per_layer": self.trace.n_experts,
         }
         metrics = {name: Metric(value) for name, value in result.metrics().items()}
         return Measurement(metrics, {**layers, **result.notes})

@@ -48,8 +48,11 @@ class TimelineResult:
     """One plan's timeline. ``T`` decode tokens, ``L`` layers; times in ms.
 
     Attributes:
-        latency_ms, exposed_ms, cpu_wait_ms: ``(T,)`` latency of each decode token, the part of it that compute waited for
-            the link, and the part that it waited for the slow tier alone. The rest is computation.
+        latency_ms: ``(T,)`` latency of each decode token, the sum of the next four.
+        dense_ms, expert_ms: ``(T,)`` computation of the dense parts, and of the experts on the fast tier.
+        exposed_ms, cpu_wait_ms: ``(T,)`` time that compute waited for the link, and that it waited for the slow tier alone.
+        late_ms: ``(T,)`` of the exposed time, what it waited for experts that had been predicted, whose prefetch had not
+            ended or not begun; the rest is for experts that nothing had predicted.
         moved_bytes, wasted_bytes: ``(T,)`` bytes over the link during the token, and those prefetched for nothing.
         prefill_ms: latency of each turn's prefill, in turn order.
         layer_hit_rate: ``(L,)`` of the decode look-ups.
@@ -62,7 +65,10 @@ class TimelineResult:
     """
 
     latency_ms: Floats
+    dense_ms: Floats
+    expert_ms: Floats
     exposed_ms: Floats
+    late_ms: Floats
     cpu_wait_ms: Floats
     moved_bytes: Floats
     wasted_bytes: Floats
@@ -93,7 +99,10 @@ class TimelineResult:
             "tokens_per_s": 1000.0 / latency,
             "hit_rate": self.hit_rate,
             "hit_rate_all": self.hit_rate_all,
+            "dense_ms": float(self.dense_ms.mean()),
+            "expert_compute_ms": float(self.expert_ms.mean()),
             "exposed_transfer_ms": float(self.exposed_ms.mean()),
+            "exposed_late_ms": float(self.late_ms.mean()),
             "cpu_wait_ms": float(self.cpu_wait_ms.mean()),
             "moved_mib": float(self.moved_bytes.mean()) / _MIB,
             "wasted_mib": float(self.wasted_bytes.mean()) / _MIB,
@@ -143,7 +152,8 @@ def simulate(
     )
     staging = (1 + plan.prefetch_depth) * trace.top_k * int(costs.expert_bytes.max())
     cached = float((slots * np.asarray(plan.theta) * costs.expert_bytes).sum())
-    return _result(record, batches, slots, cached + staging, {} if ahead is None else {"predictors": ahead.predictors})
+    notes = {} if ahead is None else {"predictors": ahead.predictors}
+    return _result(record, batches, tiers, cached + staging, notes)
 
 
 def simulate_many(
@@ -206,7 +216,7 @@ def _tiers(plan: CachePlan, costs: Costs, slots: Ints) -> kernels.Tiers:
 
 
 def _result(
-    record: kernels.Record, batches: Batches, slots: Ints, fast_memory_bytes: float, notes: Mapping[str, Any]
+    record: kernels.Record, batches: Batches, tiers: kernels.Tiers, fast_memory_bytes: float, notes: Mapping[str, Any]
 ) -> TimelineResult:
     decode = batches.pass_phase == DECODE
     n_decode = np.count_nonzero(decode)
@@ -214,6 +224,9 @@ def _result(
     started = int(record.started[DECODE])
     return TimelineResult(
         latency_ms=record.latency[decode],
+        dense_ms=tiers.dense_ms[:, batches.pass_tokens[decode]].sum(axis=0),
+        expert_ms=record.computed[decode],
+        late_ms=record.late[decode],
         exposed_ms=record.idle[decode],
         cpu_wait_ms=record.cpu_wait[decode],
         moved_bytes=record.moved[decode],
@@ -223,7 +236,7 @@ def _result(
         layer_window_ms=record.window[DECODE] / n_decode,
         layer_backlog_ms=record.backlog[DECODE] / n_decode,
         layer_exposed_ms=record.layer_idle[DECODE] / n_decode,
-        slots=slots,
+        slots=tiers.capacity,
         fast_memory_bytes=fast_memory_bytes,
         hit_rate=float(hits.sum() / lookups.sum()),
         hit_rate_all=float(record.hits.sum() / record.lookups.sum()),

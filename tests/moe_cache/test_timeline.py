@@ -84,6 +84,8 @@ def test_prefetch_hides_part_of_a_transfer() -> None:
     trace = predicting(decode_trace([[[0], [1]]], 3), [[[-1], [1]]])
     result = simulate(trace, plan(2, 0, prefetch_depth=1), costs(2))
     assert (result.latency_ms.tolist(), result.exposed_ms.tolist()) == ([23], [17])
+    assert result.late_ms.tolist() == [7]  # layer 0 could not be predicted
+    assert (result.dense_ms.tolist(), result.expert_ms.tolist()) == ([2], [4])
     assert result.moved_bytes.tolist() == [2 * U] and result.wasted_bytes.tolist() == [0]
     assert result.prefetch_precision == 1.0
     assert result.notes["predictors"] == ("recorded",)
@@ -104,6 +106,7 @@ def test_wrong_prefetch_holds_up_demand() -> None:
     trace = predicting(decode_trace([[[0], [1]]], 3), [[[-1], [2]]])
     result = simulate(trace, plan(2, 0, prefetch_depth=1), costs(2))
     assert result.latency_ms.tolist() == [33]
+    assert result.late_ms.tolist() == [0] and result.exposed_ms.tolist() == [27]
     assert result.moved_bytes.tolist() == [3 * U] and result.wasted_bytes.tolist() == [U]
     assert result.prefetch_precision == 0.0
 
@@ -115,6 +118,15 @@ def test_prefetch_not_begun_in_time_is_dropped() -> None:
     result = simulate(trace, plan(2, 0, prefetch_depth=1), costs(2))
     assert result.latency_ms.tolist() == [53]
     assert result.moved_bytes.tolist() == [5 * U] and result.wasted_bytes.tolist() == [U]
+
+
+def test_an_expert_whose_prefetch_was_dropped_was_foreseen_all_the_same() -> None:
+    # layer 0  dense 0-1 | link 0: 1-11, 1: 11-21 | compute 11-13, 21-23
+    # layer 1  dense 23-24 | prefetch of 2: 21-31, that of 3 is dropped | 3 demanded: 31-41 | 2 at 31-33, 3 at 41-43
+    trace = predicting(decode_trace([[[0, 1], [2, 3]]], 4), [[[-1, -1], [2, 3]]])
+    result = simulate(trace, plan(2, 0, prefetch_depth=1), costs(2))
+    assert result.latency_ms.tolist() == [43]
+    assert result.exposed_ms.tolist() == [18 + 7 + 8] and result.late_ms.tolist() == [7 + 8]
 
 
 def test_demand_goes_before_a_prefetch_that_could_begin_at_the_same_moment() -> None:
@@ -214,6 +226,12 @@ def test_every_millisecond_is_accounted_for(trace: RoutingTrace, one: CachePlan,
     used = trace if accuracy is None else with_accuracy(trace, accuracy, seed=3)
     result = simulate(used, fit(one, trace), costs(trace.n_layers))
     assert (result.exposed_ms >= 0).all() and (result.cpu_wait_ms >= 0).all()
+    parts = result.dense_ms + result.expert_ms + result.exposed_ms + result.cpu_wait_ms
+    np.testing.assert_allclose(parts, result.latency_ms)
+    np.testing.assert_allclose(result.dense_ms, trace.n_layers)
+    assert (result.late_ms >= 0).all() and (result.late_ms <= result.exposed_ms + 1e-9).all()
+    if not one.prefetch_depth:
+        assert (result.late_ms == 0).all()
     computed = result.latency_ms - result.exposed_ms - result.cpu_wait_ms
     if one.cpu_threshold_tokens == 0:
         np.testing.assert_allclose(computed, compute_only(trace))
