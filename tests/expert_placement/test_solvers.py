@@ -118,6 +118,15 @@ def test_alternating_only_betters_what_it_is_given(task: Task) -> None:
     assert pair_cost(task, descend(task.routing.affinity, task.cluster, ended)) == pytest.approx(pair_cost(task, ended))
 
 
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_kicks_find_the_optimum_where_one_descent_does_not(top_k: int) -> None:
+    task = Task(chained(6, 8, top_k, tokens=300, seed=4), FOUR)
+    least = pair_cost(task, exact(task).placement)
+    contiguous = SOLVERS["contiguous"](task).placement
+    assert pair_cost(task, descend(task.routing.affinity, FOUR, contiguous)) > least + 1
+    assert pair_cost(task, alternating(task).placement) <= 1.01 * least
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_a_layer_placed_anew_is_the_best_given_its_neighbours(seed: int) -> None:
     """Top-1: no placement of one layer alone is better than what alternating ends with."""
