@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -9,8 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from autotune.domain import Problem
 from autotune.errors import UsageError
+from autotune.explaining import Section
+from autotune.exporting import Exporter
 from autotune.space import Categorical, Config, Float, Ordinal, SearchSpace
+from autotune.store.records import TrialRecord
 from evaluators.expert_placement.cluster import MAX_GPUS, Cluster
+from evaluators.expert_placement.explain import explain
+from evaluators.expert_placement.exporters import exporters
 from evaluators.expert_placement.measure import expected_random_hops
 from evaluators.expert_placement.profiled import METRICS, Placer, Profiled
 from evaluators.expert_placement.routing import Routing, SplitBy, split
@@ -68,8 +74,7 @@ class ExpertPlacement:
         Raises:
             UsageError: for a trace or numbers of GPUs that cannot be used.
         """
-        trace = _trace(options.trace)
-        cluster = Cluster(options.gpus, options.gpus if options.gpus_per_node is None else options.gpus_per_node)
+        trace, cluster = _trace(options.trace), _cluster(options)
         train, held_out = split(trace, options.train_share, options.held_out, options.batch_tokens)
         task = Task(train, cluster, options.seed, options.program_seconds)
         solvers = usable(task)
@@ -84,6 +89,18 @@ class ExpertPlacement:
             highlights=("gpus_per_token", f"train_{hops}", "train_max_load"),
             facts=_facts(trace, cluster, train, held_out, options),
         )
+
+    def exporters(self, options: Options) -> dict[str, Exporter]:
+        """Placements for engines that people run, as the trials noted them; the trace is not read."""
+        return exporters(_cluster(options), options.trace)
+
+    def explain(self, trials: Mapping[str, TrialRecord], *, unicode: bool) -> tuple[Section, ...]:
+        """What a token pays, layer by layer, and how the GPUs share the work."""
+        return explain(trials, unicode=unicode)
+
+
+def _cluster(options: Options) -> Cluster:
+    return Cluster(options.gpus, options.gpus if options.gpus_per_node is None else options.gpus_per_node)
 
 
 def _space(solvers: list[str], ranges: int) -> SearchSpace:

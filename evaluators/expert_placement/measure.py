@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from math import comb
 
 import numpy as np
+import numpy.typing as npt
 
 from evaluators.expert_placement.cluster import Cluster, Floats, Placement
 from evaluators.expert_placement.kernels import gpu_loads, hop_totals
@@ -76,6 +77,35 @@ def measure(placement: Placement, routing: Routing, cluster: Cluster) -> Placeme
         max_load=float(loads.mean()),
         worst_load=float(loads.max()),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class LayerCosts:
+    """Where a placement's costs come from.
+
+    Attributes:
+        hop_cost: ``(L,)`` dispatch and combine of each layer per token, 1 for a transfer within a node and 2 beyond; they
+            add up to `PlacementCost.hop_cost_per_token`.
+        max_load: ``(L,)`` mean of the batches' maximal loads; nan where no batch counts (see `Routing.shares`).
+        gpu_load: ``(L, G)`` mean share of each GPU times G, over the same batches.
+    """
+
+    hop_cost: Floats
+    max_load: Floats
+    gpu_load: Floats
+
+
+def layer_costs(placement: Placement, routing: Routing, cluster: Cluster) -> LayerCosts:
+    """The costs of `measure`, layer by layer."""
+    hops = hop_totals(routing.picks, placement, cluster.hop_cost)[:, :2].sum(axis=1) / routing.n_tokens
+    loads = gpu_loads(routing.shares, placement, cluster.gpus) * cluster.gpus
+    max_load, gpu_load = np.full(len(loads), np.nan), np.full((len(loads), cluster.gpus), np.nan)
+    counts: npt.NDArray[np.bool_] = np.any(routing.shares, axis=2)
+    for layer, counted in enumerate(counts):
+        if counted.any():
+            max_load[layer] = loads[layer, counted].max(axis=1).mean()
+            gpu_load[layer] = loads[layer, counted].mean(axis=0)
+    return LayerCosts(hops, max_load, gpu_load)
 
 
 def max_loads(placement: Placement, routing: Routing, cluster: Cluster) -> Floats:

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from autotune.errors import UsageError
 from autotune.measurement import Failure, FailureKind, Measurement, Metric
-from evaluators.expert_placement.measure import measure
+from evaluators.expert_placement.cluster import Floats
+from evaluators.expert_placement.measure import layer_costs, measure
 from evaluators.expert_placement.routing import Routing
 from evaluators.expert_placement.solvers import SOLVERS, NoSolutionError, Solution, Task
 from evaluators.expert_placement.solvers.swap import swap
@@ -68,8 +71,9 @@ class Placer:
 class Profiled:
     """Places on the training part and counts hops and loads on the held-out part.
 
-    Deterministic, but for integer programs that are ended by their time limit. The placement itself is the note
-    `placement`, a list of GPUs by expert for every layer, and `solver_s` the seconds that this trial spent on it.
+    Deterministic, but for integer programs that are ended by their time limit. The notes hold the placement itself, a list
+    of GPUs by expert for every layer; `layers`, the fields of `LayerCosts` on the held-out part; and `solver_s`, the seconds
+    that this trial spent on the placement.
     """
 
     def __init__(self, placer: Placer, held_out: Routing) -> None:
@@ -91,5 +95,19 @@ class Profiled:
             "train_hop_cost_per_token": trained.hop_cost_per_token,
             "train_max_load": trained.max_load,
         }
-        notes = {**solution.facts, "solver_s": round(seconds, 3), "placement": solution.placement.tolist()}
+        layers = layer_costs(solution.placement, self.held_out, task.cluster)
+        notes = {
+            **solution.facts,
+            "solver_s": round(seconds, 3),
+            "placement": solution.placement.tolist(),
+            "layers": {name: _plain(getattr(layers, name)) for name in ("hop_cost", "max_load", "gpu_load")},
+        }
         return Measurement({name: Metric(found[name]) for name in METRICS}, notes)
+
+
+def _plain(values: Floats) -> Any:
+    """Nested lists of JSON, in five digits; None where there is no number."""
+    return [
+        _plain(value) if value.ndim else None if np.isnan(value) else float(f"{value:.5g}")
+        for value in map(np.asarray, values)
+    ]
