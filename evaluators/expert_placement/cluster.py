@@ -68,9 +68,9 @@ class Cluster:
         """
         if n_experts % self.gpus:
             fits = [str(g) for g in range(2, min(n_experts, MAX_GPUS) + 1) if n_experts % g == 0]
+            possible = f"give one of: {', '.join(fits)}" if fits else f"nor over any other number from 2 to {MAX_GPUS}"
             raise UsageError(
-                f"{n_experts} experts per layer cannot be shared out evenly over gpus={self.gpus}; "
-                f"give one of: {', '.join(fits) or 'none fits this trace'}"
+                f"{n_experts} experts per layer cannot be shared out evenly over gpus={self.gpus}; {possible}"
             )
         return n_experts // self.gpus
 

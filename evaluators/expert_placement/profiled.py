@@ -51,9 +51,14 @@ class Placer:
                 number, or one for each range of layers.
 
         Raises:
-            UsageError: for an unknown solver, or one that cannot place these experts.
+            UsageError: for a configuration that lacks one of these, an unknown solver, or one that cannot place these
+                experts.
             NoSolutionError: where the solver had nothing when its time was up.
         """
+        needed = ("solver", "sweeps", "load_weight") if config.get("sweeps") else ("solver", "sweeps")
+        for name in needed:
+            if name not in config:
+                raise UsageError(f"the configuration has no {name}; give {', '.join(needed)}")
         start = self._start(config["solver"])
         if not config["sweeps"]:
             return start

@@ -50,3 +50,20 @@ def test_bad_options_are_one_sentence_and_exit_code_2(run: Run, setting: str, wo
     assert ran.code == 2
     assert words in ran.err
     assert len(ran.err.strip().splitlines()) <= 2
+
+
+def test_show_explains_and_a_trial_of_the_front_is_exported(run: Run) -> None:
+    assert run("search", "expert-placement", "--trials", "8", *QUICK).code == 0
+    shown = run("show", "expert-placement")
+    assert "hops to the next layer's experts" in shown.out
+    assert "layers where it is the fullest" in shown.out
+    parts = run("show", "expert-placement", "--json").json["explanation"]
+    assert [len(parts["layers"]["default"]), len(parts["gpus"]["default"])] == [8, 4]
+    listed = run("export", "expert-placement", "--format", "list", "--json").json["configuration"]
+    assert [one["format"] for one in listed] == ["plan", "sglang", "vllm"]
+    several = run("export", "expert-placement", "--format", "plan")
+    assert (several.code, "has 2 objectives; name a trial" in several.err) == (2, True)
+    ran = run("export", "expert-placement", "--format", "sglang", "--trial", "0")
+    assert ran.code == 0
+    assert ran.out.startswith('{"physical_to_logical_map": [\n  [0, 1, 2, 3')
+    assert ran.err.startswith("autotune: not expressed: the dataflow that hops_per_token counts: SGLang")

@@ -223,6 +223,27 @@ def test_an_unknown_solver_is_named() -> None:
         placement_of({"solver": "gurobi", "sweeps": 0}, task)
 
 
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"sweeps": 0}, "has no solver; give solver, sweeps$"),
+        ({"solver": "greedy"}, "has no sweeps; give solver, sweeps$"),
+        ({"solver": "greedy", "sweeps": 2}, "has no load_weight; give solver, sweeps, load_weight$"),
+    ],
+)
+def test_a_configuration_that_lacks_something_is_told_what(config: dict[str, object], words: str) -> None:
+    task = Task(chained(2, 4, 1, tokens=5, seed=0), Cluster(2, 2))
+    with pytest.raises(UsageError, match=words):
+        placement_of(config, task)
+
+
+def test_a_prime_number_of_experts_fits_no_cluster() -> None:
+    with pytest.raises(
+        UsageError, match=r"67 experts per layer .* over gpus=4; nor over any other number from 2 to 64"
+    ):
+        Cluster(4, 4).experts_per_gpu(67)
+
+
 def test_solvers_that_cannot_place_these_experts_are_left_out() -> None:
     small = usable(Task(chained(2, 8, 1, tokens=20, seed=0), FOUR))
     assert set(small) == set(SOLVERS)
