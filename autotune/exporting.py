@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict
 from autotune.domain import load_domain
 from autotune.errors import SearchFailedError, UsageError
 from autotune.options import parse_options
-from autotune.space import Config
 from autotune.store.records import StudyRecord, TrialRecord
 
 if TYPE_CHECKING:
@@ -53,14 +52,15 @@ class Exporter:
     Attributes:
         name: by which a user asks for it.
         summary: what it writes, for whom, in a few words.
-        write: takes a configuration, the exporter's options, and the stem of the file's name, from which attachments take
-            theirs. Raises `UsageError`, in one sentence, where nothing of a configuration can be expressed.
+        write: takes the trial whose configuration it is, with what the evaluator noted of it if it completed; the exporter's
+            options; and the stem of the file's name, from which attachments take theirs. Raises `UsageError`, in one sentence,
+            where nothing of a configuration can be expressed.
         options: the pydantic model of what a user may, or must, say of the target.
     """
 
     name: str
     summary: str
-    write: Callable[[Config, Any, str], Exported]
+    write: Callable[[TrialRecord, Any, str], Exported]
     options: type[BaseModel] = NoOptions
 
 
@@ -86,9 +86,13 @@ def exporters_of(study: StudyRecord) -> Mapping[str, Exporter]:
 
 
 def export_config(
-    study: StudyRecord, format_: str, config: Config, options: Mapping[str, Any] | None = None, stem: str = "autotune"
+    study: StudyRecord,
+    format_: str,
+    trial: TrialRecord,
+    options: Mapping[str, Any] | None = None,
+    stem: str = "autotune",
 ) -> Exported:
-    """Write a configuration of a study by the exporter of that name.
+    """Write a trial's configuration by the exporter of that name.
 
     Raises:
         UsageError: for a format that the study's domain does not have, for options that cannot be used, and where nothing of
@@ -101,7 +105,7 @@ def export_config(
         whose = f"the domain {study.domain}" if study.domain else "a study without a domain"
         raise UsageError(f"format {format_!r} is unknown{hint}; {whose} has: {', '.join(known) or 'none'}")
     exporter = known[format_]
-    return exporter.write(config, parse_options(exporter.options, options or {}, f"format {format_!r}"), stem)
+    return exporter.write(trial, parse_options(exporter.options, options or {}, f"format {format_!r}"), stem)
 
 
 def chosen(study: Study, trial: int | None = None) -> TrialRecord:

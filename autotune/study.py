@@ -476,7 +476,7 @@ class Study:
         """
         from autotune.exporting import chosen, export_config  # noqa: PLC0415 - it loads what domains are made of
 
-        return export_config(self.record, format_, dict(chosen(self, trial).config), options, stem)
+        return export_config(self.record, format_, chosen(self, trial), options, stem)
 
     def frame(self) -> pd.DataFrame:
         """One row per trial: number, state, proposer, fidelity, every parameter, every metric, failure and times."""

@@ -47,6 +47,17 @@ def age(then: dt.datetime | None, now: dt.datetime) -> str:
     return "just now"
 
 
+def bar(value: float | None, most: float, width: int, *, unicode: bool) -> str:
+    """A bar of `width` columns at `most`, in eighths of a column where block characters can be shown."""
+    if value is None or not most > 0.0:
+        return " " * width
+    eighths = round(8 * width * min(1.0, max(0.0, value) / most))
+    if not unicode:
+        return ("#" * round(eighths / 8)).ljust(width)
+    whole, rest = divmod(eighths, 8)
+    return ("█" * whole + (" ▏▎▍▌▋▊▉"[rest] if rest else "")).ljust(width)
+
+
 def is_numeric_vector(value: Any) -> bool:
     """Whether a configuration's value is a list of two or more numbers, which a small bar chart shows best."""
     return (

@@ -124,7 +124,7 @@ def _export_config(
         )
     record = chosen(study, trial)
     stem = "autotune" if out is None else Path(out).stem
-    exported = export_config(study.record, format_, dict(record.config), options, stem)
+    exported = export_config(study.record, format_, record, options, stem)
     if out is None and exported.attachments:
         raise UsageError(f"--out is missing; {format_} writes {', '.join(exported.attachments)} beside its file")
     written = [] if out is None else _write_all(exported, Path(out))

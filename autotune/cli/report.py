@@ -109,18 +109,24 @@ def _print_comparison(result: Result, console: Console) -> None:
 
 
 def _print_front(result: Result, console: Console) -> None:
-    metrics = _shown_metrics(result)
-    rows = [
-        [
-            _number(o),
-            *(number(o.metrics.get(m)) for m in metrics),
-            "  ".join(f"{k}={value_text(v)}" for k, v in o.config.items()),
-        ]
-        for o in result.pareto
-    ]
-    columns = ["trial", *map(heading, metrics), "configuration"]
-    console.print()
-    console.print(table("Pareto front", columns, rows, right=columns[:-1]))
+    """The front by the first objective, and below it the default and the baselines that are dominated."""
+    metrics, objective = _shown_metrics(result), result.study.objectives[0]
+    known = {"default": result.default, **result.baselines}
+    names = {outcome.number: name for name, outcome in known.items() if outcome is not None}
+    front = sorted(result.pareto, key=lambda o: objective.sign * o.metrics[objective.metric])
+    on_front = {o.number for o in front}
+    beside = [o for o in known.values() if o is not None and o.number not in on_front]
+
+    def row(outcome: Outcome) -> list[str]:
+        values = [number(outcome.metrics.get(metric)) for metric in metrics]
+        config = "  ".join(f"{k}={value_text(v)}" for k, v in outcome.config.items())
+        return [_number(outcome), *values, names.get(outcome.number, ""), config]
+
+    columns = ["trial", *map(heading, metrics), "name", "configuration"]
+    for title, outcomes in (("Pareto front", front), ("Dominated: what people use today", beside)):
+        if outcomes:
+            console.print()
+            console.print(table(title, columns, [row(o) for o in outcomes], right=columns[:-2]))
 
 
 def _number(outcome: Outcome) -> str:

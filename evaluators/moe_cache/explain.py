@@ -8,7 +8,7 @@ from typing import Any
 
 from autotune.explaining import Section
 from autotune.store.records import TrialRecord
-from autotune.text import NOTHING, number
+from autotune.text import NOTHING, bar, number
 
 _LABEL, _BAR = 34, 8  # columns
 
@@ -86,17 +86,6 @@ def layers_of(trial: TrialRecord) -> list[LayerPicture]:
         LayerPicture(layer, budget, theta, slots, experts, hits, exposed)
         for layer, (budget, theta, slots, hits, exposed) in enumerate(rows)
     ]
-
-
-def bar(value: float | None, most: float, width: int, *, unicode: bool) -> str:
-    """A bar of `width` columns at `most`, in eighths of a column where block characters can be shown."""
-    if value is None or not most > 0.0:
-        return " " * width
-    eighths = round(8 * width * min(1.0, max(0.0, value) / most))
-    if not unicode:
-        return ("#" * round(eighths / 8)).ljust(width)
-    whole, rest = divmod(eighths, 8)
-    return ("█" * whole + (" ▏▎▍▌▋▊▉"[rest] if rest else "")).ljust(width)
 
 
 def _time_section(trials: Mapping[str, TrialRecord], unicode: bool) -> Section:

@@ -11,7 +11,8 @@ import autotune
 from autotune.explaining import Section, explain
 from autotune.measurement import Metric
 from autotune.store.records import TrialRecord, TrialState
-from evaluators.moe_cache.explain import bar, breakdown, layers_of
+from autotune.text import bar
+from evaluators.moe_cache.explain import breakdown, layers_of
 from evaluators.moe_cache.explain import explain as explain_trials
 from tests.machine import write_profile
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from autotune import Exported, UsageError
 from autotune.options import parse_options
+from autotune.store.records import TrialRecord, TrialState
 from evaluators.moe_cache.exporters import Subject, exporters
 from evaluators.moe_cache.exporters.plan_json import SCHEMA
 from evaluators.moe_cache.model_shape import ModelShape
@@ -40,9 +41,13 @@ def config(**changes: Any) -> dict[str, Any]:
     return {**usual, **changes}
 
 
+def trial(given: dict[str, Any]) -> TrialRecord:
+    return TrialRecord(1, 0, given, "hash", TrialState.COMPLETED, "made", 1, 1)
+
+
 def export(format_: str, given: dict[str, Any], of: Subject | None = None, **options: object) -> Exported:
     exporter = exporters(lambda: of or subject())[format_]
-    return exporter.write(given, parse_options(exporter.options, options), "run")
+    return exporter.write(trial(given), parse_options(exporter.options, options), "run")
 
 
 def arguments(text: str) -> dict[str, str]:
@@ -82,7 +87,7 @@ def test_the_trace_is_read_by_the_first_configuration_that_is_written() -> None:
     assert not read
     for name in ("plan", "vllm"):
         exporter = found[name]
-        exporter.write(config(), exporter.options(), "run")
+        exporter.write(trial(config()), exporter.options(), "run")
     assert read == [1]
 
 
@@ -168,7 +173,7 @@ def test_ktransformers_places_as_many_experts_as_each_budget_holds() -> None:
         "--kt-expert-placement-strategy frequency",
         "--init-expert-location run.experts.pt",
     ]
-    assert set(exporters(subject)["ktransformers"].write(config(), None, "my [best]").attachments) == {
+    assert set(exporters(subject)["ktransformers"].write(trial(config()), None, "my [best]").attachments) == {
         "my__best_.experts.pt"
     }
     placed = [np.flatnonzero(row).tolist() for row in engine_placement(exported)]

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from autotune.exporting import Exported, Exporter, NoOptions
 from autotune.space import Config
+from autotune.store.records import TrialRecord
 from evaluators.moe_cache.exporters import ktransformers, llama_cpp, moe_infinity, plan_json, sglang, vllm
 from evaluators.moe_cache.exporters.subject import Subject
 
@@ -32,7 +33,7 @@ def exporters(load: Callable[[], Subject]) -> dict[str, Exporter]:
     """All formats by name. `load` reads the trace; it is called once, by the first configuration that is written."""
     subject = cache(load)
 
-    def bound(write: _Write) -> Callable[[Config, Any, str], Exported]:
-        return lambda config, options, stem: write(config, subject(), options, stem)
+    def bound(write: _Write) -> Callable[[TrialRecord, Any, str], Exported]:
+        return lambda trial, options, stem: write(dict(trial.config), subject(), options, stem)
 
     return {name: Exporter(name, summary, bound(write), options) for name, summary, write, options in _FORMATS}

@@ -16,7 +16,8 @@ import numpy as np
 from autotune.errors import UsageError
 from autotune.exporting import Exported, NoOptions
 from autotune.space import Config
-from evaluators.moe_cache.exporters.subject import Subject, commented, losses
+from evaluators.engines.arguments import commented
+from evaluators.moe_cache.exporters.subject import Subject, losses
 from evaluators.moe_cache.plan import Ints
 from evaluators.moe_cache.profiled import plan_of
 

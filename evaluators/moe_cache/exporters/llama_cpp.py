@@ -17,7 +17,8 @@ from autotune.errors import UsageError
 from autotune.exporting import Exported, NoOptions
 from autotune.space import Config
 from autotune.text import plural
-from evaluators.moe_cache.exporters.subject import MIB, Subject, commented, losses
+from evaluators.engines.arguments import commented
+from evaluators.moe_cache.exporters.subject import MIB, Subject, losses
 from evaluators.moe_cache.plan import CachePlan
 from evaluators.moe_cache.policies import Policy
 from evaluators.moe_cache.profiled import plan_of

@@ -13,7 +13,7 @@ from __future__ import annotations
 from autotune.errors import UsageError
 from autotune.exporting import Exported, NoOptions
 from autotune.space import Config
-from evaluators.moe_cache.exporters.expert_maps import sglang_load
+from evaluators.engines.expert_maps import sglang_load
 from evaluators.moe_cache.exporters.subject import Subject, losses
 from evaluators.moe_cache.policies import Policy
 from evaluators.moe_cache.profiled import plan_of

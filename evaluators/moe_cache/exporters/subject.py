@@ -5,7 +5,7 @@ Letters: L layers with experts, N experts per layer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -86,14 +86,3 @@ def losses(
     if plan.cpu_threshold_tokens:
         told.append(f"cpu_threshold_tokens {plan.cpu_threshold_tokens}: {cpu}")
     return tuple(told)
-
-
-def commented(title: str, notes: Sequence[str], cannot: Sequence[str], arguments: Sequence[str]) -> str:
-    """Command-line arguments as a file: comments that say what they are, then the arguments, an option per line.
-
-    A shell takes the file as ``$(grep -v '^#' THIS_FILE)``; so no argument may hold a blank or a character of its patterns.
-    """
-    lines = [title, *notes]
-    if cannot:
-        lines += ["Not expressed:", *(f"- {sentence}" for sentence in cannot)]
-    return "".join(f"# {line}\n" for line in lines) + "".join(f"{argument}\n" for argument in arguments)

@@ -11,7 +11,8 @@ import math
 
 from autotune.exporting import Exported, NoOptions
 from autotune.space import Config
-from evaluators.moe_cache.exporters.subject import GIB, MIB, Subject, commented, losses
+from evaluators.engines.arguments import commented
+from evaluators.moe_cache.exporters.subject import GIB, MIB, Subject, losses
 from evaluators.moe_cache.profiled import plan_of
 
 NAME = "vllm"

@@ -55,7 +55,7 @@ def sglang_expert_location(physical_to_logical: npt.ArrayLike, n_experts: int, d
             nobody looks at.
 
     Raises:
-        UsageError: when an expert is out of range or in no place of some layer.
+        UsageError: when an expert is out of range or in no place of some layer, or a dense layer lies beyond the last one.
     """
     places = _placed(physical_to_logical, n_experts)
     idle = (np.arange(places.shape[1]) % n_experts).tolist()
@@ -68,6 +68,9 @@ def sglang_load(tokens: npt.ArrayLike, dense_layers: Sequence[int] = ()) -> str:
     Args:
         tokens: ``(L, E)`` tokens by expert.
         dense_layers: as in `sglang_expert_location`.
+
+    Raises:
+        UsageError: for negative counts, or a dense layer beyond the last one.
     """
     counts = _table("tokens", tokens)
     if counts.min() < 0:
@@ -144,7 +147,14 @@ def _outside(table: Ints, limit: int) -> int:
 
 def _with_dense(rows: Ints, dense_layers: Sequence[int], filler: list[int]) -> list[list[int]]:
     dense, real = set(dense_layers), iter(rows.tolist())
-    return [filler if index in dense else next(real) for index in range(len(rows) + len(dense))]
+    layers = len(rows) + len(dense)
+    for index in dense:
+        if not 0 <= index < layers:
+            raise UsageError(
+                f"dense_layers names layer {index}; with {len(rows)} layers of experts and {len(dense)} without they "
+                f"are 0 to {layers - 1}"
+            )
+    return [filler if index in dense else next(real) for index in range(layers)]
 
 
 def _document(key: str, rows: list[list[int]]) -> str:

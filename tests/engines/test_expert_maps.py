@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune import UsageError
-from evaluators.moe_cache.exporters.expert_maps import (
+from evaluators.engines.expert_maps import (
     places_of,
     sglang_expert_location,
     sglang_load,

@@ -1,0 +1,1 @@
+"""File formats of engines that people run, for the exporters of several domains."""
