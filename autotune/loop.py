@@ -6,7 +6,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from autotune.checks import instance, mapping
@@ -22,7 +22,7 @@ from autotune.measurement import ONCE, Failure, Measurement, Protocol
 from autotune.objective import Objective, OutcomeConstraint, parse_constraints, parse_objectives
 from autotune.options import parse_options
 from autotune.result import Result, counts
-from autotune.space import SearchSpace
+from autotune.space import Config, SearchSpace
 from autotune.stopping import Limits
 from autotune.store import Store, StudyRecord, TrialRecord, TrialState
 from autotune.strategies import STRATEGIES, Strategy, resolve
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 DEFAULT_TRIALS = 60
 _FOR_PEOPLE = frozenset({"facts", "highlights"})  # settings that say something and change nothing
+_OF_ITS_MAKING = frozenset({"command", "created_at"})  # of a profile
 _INFRA_PAUSE_S = 1.0  # before a machine that failed is asked again
 
 
@@ -223,6 +224,54 @@ def search_iter(
     return (yield from _drive(found, by_fidelity, run, limits, started))
 
 
+def measure_iter(
+    problem: Problem,
+    configs: Mapping[str, Config],
+    *,
+    domain: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    evaluator: str | None = None,
+    storage: str | Store = IN_MEMORY,
+    study: str = "study",
+    runner: Runner | None = None,
+    protocol: Protocol = ONCE,
+) -> Generator[Progress, None, Study]:
+    """Measure named configurations instead of searching; the default is measured first. A study that exists is gone on with.
+
+    Args:
+        configs: by name, in the order to be measured.
+        options: settings that the study keeps; one that was made with others is refused.
+        evaluator: which of the problem's measures.
+
+    Raises:
+        UsageError: for anything that cannot be used; nothing is written then.
+    """
+    started = time.perf_counter()
+    name, evaluate = problem.evaluator(evaluator)
+    distinct = {problem.space.config_hash(config) for config in (problem.default, *configs.values())}
+    limits = Limits.check(trials=len(distinct), timeout_s=None, target=None, min_gain=None, min_gain_per_hour=None)
+    with held():
+        found = open_study(
+            replace(problem, baselines=configs, predictor=None),
+            domain=domain,
+            options={
+                "evaluator": name,
+                "facts": dict(problem.facts),
+                "highlights": list(problem.highlights),
+                **(options or {}),
+            },
+            trials=limits.trials,
+            strategy="random",
+            storage=storage,
+            name=study,
+            fidelities=[name],
+            limits=limits.stored(),
+        )
+    run = runner or InProcess([o.metric for o in found.objectives], protocol)
+    yield from _drive(found, {None: evaluate}, run, limits, started)
+    return found
+
+
 def _evaluators(given: Evaluate | Mapping[str, Evaluate] | None) -> dict[str, Evaluate]:
     named = dict(given) if isinstance(given, Mapping) and given else {"given": given}
     for name, evaluate in named.items():
@@ -319,7 +368,7 @@ def open_study(
             )
     if record.profile_id is not None and problem.profile is not None:
         measured_with = store.profile(record.profile_id)
-        if measured_with.payload != json.loads(json.dumps(problem.profile.payload)):
+        if _measured(measured_with.payload) != _measured(json.loads(json.dumps(problem.profile.payload))):
             raise UsageError(
                 f"study {name!r} in {store.url} rests on another hardware profile than this search; choose another study name"
             )
@@ -341,6 +390,11 @@ def _predictor(
     if record is not None and record.options.get(PREDICTOR) == OFF:
         return False
     return problem.predictor_of(fidelity) if resolve(strategy).capabilities.predictor else None
+
+
+def _measured(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """What a profile says, without when and how it came to be: measuring more for another study changes these alone."""
+    return {key: value for key, value in payload.items() if key not in _OF_ITS_MAKING}
 
 
 def _short(value: Any) -> str:
@@ -443,4 +497,4 @@ def _progress(study: Study, trial: TrialRecord, budget: int | None, elapsed: flo
     return Progress(study, trial, best, history.gain(best), counts(history.counted), budget, elapsed, remaining)
 
 
-__all__ = ["DEFAULT_TRIALS", "Progress", "domain_problem", "open_study", "search", "search_iter"]
+__all__ = ["DEFAULT_TRIALS", "Progress", "domain_problem", "measure_iter", "open_study", "search", "search_iter"]

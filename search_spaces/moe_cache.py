@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -17,6 +18,8 @@ from autotune.exporting import Exporter
 from autotune.hardware import HardwareProfile, TierPair, load_named, load_or_measure
 from autotune.space import Categorical, Config, Float, Int, SearchSpace
 from autotune.store import Profile, TrialRecord
+from autotune.validation import Validation
+from evaluators.moe_cache.correction import Correction
 from evaluators.moe_cache.explain import explain
 from evaluators.moe_cache.exporters import Subject, exporters
 from evaluators.moe_cache.formats import load_trace
@@ -31,9 +34,12 @@ from evaluators.moe_cache.real import Real
 from evaluators.moe_cache.replay import token_counts
 from evaluators.moe_cache.solver import SEARCHED_POLICIES, CacheSolver, Memory
 from evaluators.moe_cache.trace import RoutingTrace
+from evaluators.moe_cache.validation import METRICS as VALIDATED
+from evaluators.moe_cache.validation import configurations, correcting, load_correction, named
 
 SHIPPED_TRACES = Path(__file__).parent.parent / "evaluators" / "moe_cache" / "traces"
 THIS_MACHINE = "this machine"
+_VALIDATED_BUDGET = 0.75  # of all expert bytes, of which the configurations to compare take shares
 _MAX_CONTEXT = 10_000_000  # positions; no model reads more, and more would not fit when this machine is measured
 _MAX_THRESHOLD = 64  # tokens; beyond, loading an expert is cheaper on every machine that was measured
 
@@ -76,6 +82,9 @@ class Options(BaseModel):
     max_prefetch_depth: Annotated[
         int, Field(ge=0, le=MAX_PREFETCH_DEPTH, description="layers ahead to look at most")
     ] = MAX_PREFETCH_DEPTH
+    corrected: Annotated[
+        bool, Field(description="correct predictions by what 'autotune validate' learned of this machine")
+    ] = True
     remeasure: Annotated[bool, Field(description="measure this machine again")] = False
     scale: Annotated[
         float,
@@ -111,16 +120,28 @@ class MoeCache:
         Raises:
             UsageError: for a trace, model, budget or machine that cannot be used.
         """
-        trace, model, expert_bytes, total = _workload(options)
-        memory = Memory(total, trace.top_k * int(expert_bytes.max()))
-        _check_budget(memory, expert_bytes)
-        work = LayerWork.of(model, options.context)
-        profile = _profile(options, work)
-        costs = costs_of(profile, work, expert_bytes, int(trace.passes().pass_tokens.max()))
-        bits = model.expert_bits if options.bits is None else options.bits
-        scratch = None if options.scratch is None else Path(options.scratch).expanduser()
-        real = Real(trace, work, bits, expert_bytes, profile.tiers, profile.best_depth, scratch)
-        return _problem(trace, costs, memory, profile, options, real)
+        return _problem(_Setup.of(options))
+
+    def validation(self, options: Options, runs: int, calibration: int, seed: int) -> Validation:
+        """Real runs over budgets, splits, policies and prefetching, beside what the profiled evaluator says of them."""
+        if not {"budget_gib", "budget_fraction"} & options.model_fields_set:
+            options = options.model_copy(update={"budget_fraction": _VALIDATED_BUDGET})
+        options = options.model_copy(update={"corrected": False})
+        setup = _Setup.of(options)
+        problem = _problem(setup)
+        made = [
+            list(configurations(problem.space, problem.default, setup.memory, count, seed + offset))
+            for offset, count in enumerate((calibration, runs))
+        ]
+        return Validation(
+            problem=problem,
+            options=options.model_dump(mode="json", exclude_unset=True),
+            evaluator="real",
+            calibration=named(made[0], "calibration"),
+            checks=named(made[1], "check"),
+            metrics=VALIDATED,
+            correct=correcting(setup.trace, setup.costs, setup.profile, setup.work),
+        )
 
     def exporters(self, options: Options) -> dict[str, Exporter]:
         """Configurations for engines that people run; reads the trace, measures nothing."""
@@ -149,9 +170,48 @@ def _workload(options: Options) -> tuple[RoutingTrace, ModelShape, Ints, int]:
     return trace, model, expert_bytes, _budget(options, trace, expert_bytes)
 
 
-def _problem(
-    trace: RoutingTrace, costs: Costs, memory: Memory, profile: HardwareProfile, options: Options, real: Real
-) -> Problem:
+@dataclass(frozen=True)
+class _Setup:
+    """What options resolve to: the workload, the machine, and what things cost on it.
+
+    Attributes:
+        correction: what `costs` are corrected by, as it was kept; None where they are those of the hardware profile.
+    """
+
+    options: Options
+    trace: RoutingTrace
+    bits: float
+    expert_bytes: Ints
+    memory: Memory
+    work: LayerWork
+    profile: HardwareProfile
+    costs: Costs
+    correction: Mapping[str, Any] | None
+
+    @classmethod
+    def of(cls, options: Options) -> _Setup:
+        trace, model, expert_bytes, total = _workload(options)
+        memory = Memory(total, trace.top_k * int(expert_bytes.max()))
+        _check_budget(memory, expert_bytes)
+        work = LayerWork.of(model, options.context)
+        profile = _profile(options, work)
+        costs = costs_of(profile, work, expert_bytes, int(trace.passes().pass_tokens.max()))
+        found = load_correction(profile, work) if options.corrected and options.hardware == THIS_MACHINE else None
+        if found is not None:
+            costs = Correction.from_dict(found["correction"]).of(costs)
+        bits = model.expert_bits if options.bits is None else options.bits
+        return cls(options, trace, bits, expert_bytes, memory, work, profile, costs, found)
+
+    @property
+    def real(self) -> Real:
+        scratch = None if self.options.scratch is None else Path(self.options.scratch).expanduser()
+        profile = self.profile
+        return Real(self.trace, self.work, self.bits, self.expert_bytes, profile.tiers, profile.best_depth, scratch)
+
+
+def _problem(setup: _Setup) -> Problem:
+    trace, costs, memory, options = setup.trace, setup.costs, setup.memory, setup.options
+    profile = setup.profile.only(setup.work.shapes)
     default = _uniform(trace, costs, memory, "lru")
     evaluator = Profiled(trace, costs)
     max_depth = _max_depth(options, memory)
@@ -160,7 +220,7 @@ def _problem(
         space=_space(trace, costs, memory, max_depth),
         objectives=("minimize token_latency_ms",),
         default=default,
-        evaluators={"profiled": evaluator, "real": real},
+        evaluators={"profiled": evaluator, "real": setup.real},
         metrics=METRICS,
         highlights=("tokens_per_s", "hit_rate", "exposed_transfer_ms", "moved_mib"),
         baselines=_baselines(trace, costs, memory),
@@ -171,7 +231,7 @@ def _problem(
             profile.environment.fingerprint,
             profile.environment.to_dict(),
             f"hardware:{profile.tier_pair}",
-            profile.to_dict(),
+            {**profile.to_dict(), **({"correction": dict(setup.correction)} if setup.correction else {})},
         ),
         facts={
             "trace": f"{trace.model}: {trace.n_layers} layers x {trace.n_experts} experts, top {trace.top_k}, "
@@ -179,9 +239,15 @@ def _problem(
             "budget": f"{memory.total_bytes / MIB:.1f} MiB of {_all_experts(trace, costs) / MIB:.1f} MiB of experts",
             "hardware": _machine_name(profile),
             **({"scale": f"{options.scale:g} of the model's width"} if options.scale < 1 else {}),
+            **({"correction": _told(setup.correction)} if setup.correction else {}),
             "caution": "policy static places by the popularity in this very trace, and all is tuned on it; test on another",
         },
     )
+
+
+def _told(correction: Mapping[str, Any]) -> str:
+    runs = correction["correction"]["runs"]
+    return f"predictions corrected by {runs} real runs on this machine, {correction['made_at'][:10]}"
 
 
 def _space(trace: RoutingTrace, costs: Costs, memory: Memory, max_depth: int) -> SearchSpace:

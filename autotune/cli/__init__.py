@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn, cast
 
 import typer
 
-from autotune.cli import export, hardware, search, studies
+from autotune.cli import export, hardware, search, studies, validate
 from autotune.cli.common import INTERRUPTED
 from autotune.domain import shadowing_folder
 from autotune.errors import AutotuneError, UsageError
@@ -33,7 +33,7 @@ def make_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_main)
-    for module in (search, studies, export, hardware):
+    for module in (search, studies, export, hardware, validate):
         module.register(app)
     for point in sorted(entry_points(group=COMMANDS_GROUP), key=lambda p: p.name):
         try:

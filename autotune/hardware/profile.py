@@ -228,6 +228,11 @@ class HardwareProfile(_Frozen):
         by_key = {entry.key: entry for entry in (*self.compute, *entries)}
         return self.model_copy(update={"compute": tuple(by_key.values())})
 
+    def only(self, shapes: Iterable[FfnShape | DenseShape]) -> HardwareProfile:
+        """This profile without the compute curves of other shapes."""
+        wanted = {str(shape) for shape in shapes}
+        return self.model_copy(update={"compute": tuple(e for e in self.compute if str(e.shape) in wanted)})
+
     def published(self, name: str) -> HardwareProfile:
         """This profile under a name, without the host's name: fit to be given to others."""
         details = {key: value for key, value in self.environment.details.items() if key != "hostname"}

@@ -19,6 +19,7 @@ _PARTS = {
     "exposed_demand_ms": "waiting for experts not predicted",
     "exposed_late_ms": "waiting for late prefetches",
     "cpu_wait_ms": "waiting for experts on the CPU",
+    "overhead_ms": "deciding and handing over",
 }
 
 
@@ -61,7 +62,9 @@ def breakdown(trial: TrialRecord) -> dict[str, float] | None:
     if any(name not in values for name in needed):
         return None
     demand = values["exposed_transfer_ms"] - values["exposed_late_ms"]
-    return {name: demand if name == "exposed_demand_ms" else values[name] for name in _PARTS}
+    # What takes no time in a timeline is not among the metrics of trials of a version before.
+    known = {**values, "exposed_demand_ms": demand, "overhead_ms": values.get("overhead_ms", 0.0)}
+    return {name: known[name] for name in _PARTS}
 
 
 def layers_of(trial: TrialRecord) -> list[LayerPicture]:
@@ -104,7 +107,10 @@ def _time_section(trials: Mapping[str, TrialRecord], unicode: bool) -> Section:
     if any(found is None for found, _ in shown):
         lines = ["these trials did not store the parts of their latency; measure them again to see them"]
     else:
+        shares = [p for p, _ in shown if p]
         for name, title in _PARTS.items():
+            if name == "overhead_ms" and not any(p[name] for p in shares):
+                continue  # of a timeline, unless it was corrected by real runs
             lines.append(f"{title:{_LABEL}}" + "".join(_part(p, name, t, unicode) for p, t in shown if p).rstrip())
         lines.append(
             f"{'token latency':{_LABEL}}" + "".join(f"{number(t):>8}{'':{6 + _BAR}}" for _, t in shown).rstrip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -84,6 +85,7 @@ class Costs:
         expert_ms: ``(M + 1,)`` or ``(L, M + 1)``; one expert on the fast tier, by its tokens.
         dense_ms: ``(M + 1,)`` or ``(L, M + 1)``; attention and router of a layer, by the tokens of the pass.
         cpu_expert_ms: as `expert_ms`, on the slow tier; None where the slow tier cannot compute.
+        layer_ms: what each layer takes beyond these, for deciding and handing over.
 
     Raises:
         UsageError: for shapes that do not fit or numbers that cannot be.
@@ -95,8 +97,11 @@ class Costs:
     expert_ms: Floats
     dense_ms: Floats
     cpu_expert_ms: Floats | None = None
+    layer_ms: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0.0 <= self.layer_ms < math.inf:
+            raise UsageError(f"layer_ms={self.layer_ms} is no time; give 0 or more ms")
         sizes = np.asarray(self.expert_bytes, dtype=np.int64)
         if sizes.ndim != 1 or not sizes.size or sizes.min() < 1:
             raise UsageError(

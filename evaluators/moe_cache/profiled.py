@@ -25,6 +25,7 @@ METRICS = (
     "exposed_transfer_ms",
     "exposed_late_ms",
     "cpu_wait_ms",
+    "overhead_ms",
     "moved_mib",
     "wasted_mib",
     "fast_memory_gib",

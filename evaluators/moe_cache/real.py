@@ -14,6 +14,7 @@ import numpy as np
 
 from autotune.hardware import TierPair
 from autotune.measurement import Failure, FailureKind, Measurement, Metric
+from evaluators.moe_cache.correction import CLOCKS, Clocks, means
 from evaluators.moe_cache.machine import LayerWork
 from evaluators.moe_cache.plan import CachePlan, Ints
 from evaluators.moe_cache.profiled import MIB, plan_of
@@ -62,7 +63,7 @@ class Real:
         self._session: Session | None = None
 
     def __call__(self, config: Mapping[str, Any]) -> Measurement:
-        return measurement(self.run(plan_of(config)), self.trace)
+        return measurement(self.run(plan_of(config)), self.trace, self.work.expert.inter)
 
     def run(self, plan: CachePlan) -> StackRun:
         """One run of the whole trace.
@@ -91,14 +92,28 @@ class Real:
             self._session = None
 
 
-def measurement(run: StackRun, trace: RoutingTrace) -> Measurement:
-    """The metrics of a run, under the names of the profiled evaluator's."""
+def measurement(run: StackRun, trace: RoutingTrace, inter: int) -> Measurement:
+    """The metrics of a run, under the names of the profiled evaluator's; the note `clocks` is for corrections.
+
+    Args:
+        inter: rows of an expert.
+    """
     passes = trace.passes()
     decode = passes.pass_phase == DECODE
     tokens = np.count_nonzero(decode)
     counters, latency = run.counters, run.latency_ms[decode]
     lookups = counters.lookups[DECODE]
     mean = float(latency.mean())
+    parts = {
+        "dense_ms": float(run.dense_ms[decode].mean()),
+        "exposed_transfer_ms": float(counters.idle_s[DECODE].sum() * 1e3 / tokens),
+        "cpu_wait_ms": float(counters.cpu_wait_s[DECODE].sum() * 1e3 / tokens),
+    }
+    timed = np.array(counters.expert_s, dtype=np.float64).reshape(-1, 4)
+    compute_ms = float(timed[timed[:, 0] == DECODE, 3].sum() * 1e3 / tokens)
+    if np.isfinite(compute_ms):
+        parts["expert_compute_ms"] = compute_ms
+        parts["overhead_ms"] = max(0.0, mean - sum(parts.values()))
     values = {
         "token_latency_ms": mean,
         "token_latency_p50_ms": float(np.percentile(latency, 50)),
@@ -106,8 +121,8 @@ def measurement(run: StackRun, trace: RoutingTrace) -> Measurement:
         "tokens_per_s": 1e3 / mean,
         "hit_rate": float(counters.hits[DECODE].sum() / lookups.sum()),
         "hit_rate_all": float(counters.hits.sum() / counters.lookups.sum()),
-        "exposed_transfer_ms": float(counters.idle_s[DECODE].sum() * 1e3 / tokens),
-        "cpu_wait_ms": float(counters.cpu_wait_s[DECODE].sum() * 1e3 / tokens),
+        **parts,
+        "exposed_late_ms": float(counters.late_s[DECODE] * 1e3 / tokens),
         "moved_mib": float(run.moved_bytes[decode].mean() / MIB),
         "wasted_mib": float(run.wasted_bytes[decode].mean() / MIB),
         "fast_memory_gib": run.fast_bytes / GIB,
@@ -123,4 +138,26 @@ def measurement(run: StackRun, trace: RoutingTrace) -> Measurement:
         "layer_exposed_ms": [round(float(v), 4) for v in counters.idle_s[DECODE] * 1e3 / tokens],
         "slots": [int(v) for v in run.slots],
     }
-    return Measurement({name: Metric(value) for name, value in values.items()}, layers)
+    told = {CLOCKS: clocks_of(run, trace, inter).to_dict(), "experts_per_layer": trace.n_experts}
+    return Measurement({name: Metric(value) for name, value in values.items()}, {**layers, **told})
+
+
+def clocks_of(run: StackRun, trace: RoutingTrace, inter: int) -> Clocks:
+    """What the run's clocks say of transfers, experts and dense parts, all phases together.
+
+    Args:
+        inter: rows of an expert.
+    """
+    passes = trace.passes()
+    link = np.array(run.link_log, dtype=np.float64).reshape(-1, 2)
+    timed = np.array(run.counters.expert_s, dtype=np.float64).reshape(-1, 4)
+    keys = np.column_stack((timed[:, 1], timed[:, 2] / inter))
+    waited = run.counters.idle_s.sum() + run.counters.cpu_wait_s.sum()
+    computed = float(np.nansum(timed[:, 3]))
+    return Clocks(
+        link=means(link[:, :1], link[:, 1] * 1e3),
+        expert=means(keys, timed[:, 3] * 1e3),
+        dense=means(passes.pass_tokens[:, None], run.dense_ms / passes.n_layers),
+        layers=passes.n_passes * passes.n_layers,
+        beyond_ms=max(0.0, float(run.latency_ms.sum() - run.dense_ms.sum()) - 1e3 * (computed + float(waited))),
+    )

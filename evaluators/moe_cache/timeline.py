@@ -48,12 +48,13 @@ class TimelineResult:
     """One plan's timeline. ``T`` decode tokens, ``L`` layers; times in ms.
 
     Attributes:
-        latency_ms: ``(T,)`` latency of each decode token, the sum of the next four.
+        latency_ms: ``(T,)`` latency of each decode token, the sum of the next four and of `overhead_ms`.
         dense_ms, expert_ms: ``(T,)`` computation of the dense parts, and of the experts on the fast tier.
         exposed_ms, cpu_wait_ms: ``(T,)`` time that compute waited for the link, and that it waited for the slow tier alone.
         late_ms: ``(T,)`` of the exposed time, what it waited for experts that had been predicted, whose prefetch had not
             ended or not begun; the rest is for experts that nothing had predicted.
         moved_bytes, wasted_bytes: ``(T,)`` bytes over the link during the token, and those prefetched for nothing.
+        overhead_ms: of each token, what its layers take for deciding and handing over, where the costs know it.
         prefill_ms: latency of each turn's prefill, in turn order.
         layer_hit_rate: ``(L,)`` of the decode look-ups.
         layer_window_ms: ``(L,)`` mean over decode tokens from the router of the layer before being known to that of this
@@ -72,6 +73,7 @@ class TimelineResult:
     cpu_wait_ms: Floats
     moved_bytes: Floats
     wasted_bytes: Floats
+    overhead_ms: float
     prefill_ms: Floats
     layer_hit_rate: Floats
     layer_window_ms: Floats
@@ -104,6 +106,7 @@ class TimelineResult:
             "exposed_transfer_ms": float(self.exposed_ms.mean()),
             "exposed_late_ms": float(self.late_ms.mean()),
             "cpu_wait_ms": float(self.cpu_wait_ms.mean()),
+            "overhead_ms": self.overhead_ms,
             "moved_mib": float(self.moved_bytes.mean()) / _MIB,
             "wasted_mib": float(self.wasted_bytes.mean()) / _MIB,
             "fast_memory_gib": self.fast_memory_bytes / _GIB,
@@ -153,7 +156,7 @@ def simulate(
     staging = (1 + plan.prefetch_depth) * trace.top_k * int(costs.expert_bytes.max())
     cached = float((slots * np.asarray(plan.theta) * costs.expert_bytes).sum())
     notes = {} if ahead is None else {"predictors": ahead.predictors}
-    return _result(record, batches, tiers, cached + staging, notes)
+    return _result(record, batches, costs, slots, cached + staging, notes)
 
 
 def simulate_many(
@@ -207,7 +210,7 @@ def _tiers(plan: CachePlan, costs: Costs, slots: Ints) -> kernels.Tiers:
         rest_ms=np.where(rest > 0, costs.transfer_ms(rest), 0.0),
         whole_bytes=whole,
         rest_bytes=rest,
-        dense_ms=costs.dense_ms,
+        dense_ms=costs.dense_ms + np.where(np.arange(costs.max_tokens + 1) > 0, costs.layer_ms, 0.0),
         expert_ms=costs.expert_ms,
         cpu_ms=costs.expert_ms if costs.cpu_expert_ms is None else costs.cpu_expert_ms,
         cpu_threshold=plan.cpu_threshold_tokens,
@@ -216,7 +219,12 @@ def _tiers(plan: CachePlan, costs: Costs, slots: Ints) -> kernels.Tiers:
 
 
 def _result(
-    record: kernels.Record, batches: Batches, tiers: kernels.Tiers, fast_memory_bytes: float, notes: Mapping[str, Any]
+    record: kernels.Record,
+    batches: Batches,
+    costs: Costs,
+    slots: Ints,
+    fast_memory_bytes: float,
+    notes: Mapping[str, Any],
 ) -> TimelineResult:
     decode = batches.pass_phase == DECODE
     n_decode = np.count_nonzero(decode)
@@ -224,19 +232,20 @@ def _result(
     started = int(record.started[DECODE])
     return TimelineResult(
         latency_ms=record.latency[decode],
-        dense_ms=tiers.dense_ms[:, batches.pass_tokens[decode]].sum(axis=0),
+        dense_ms=costs.dense_ms[:, batches.pass_tokens[decode]].sum(axis=0),
         expert_ms=record.computed[decode],
         late_ms=record.late[decode],
         exposed_ms=record.idle[decode],
         cpu_wait_ms=record.cpu_wait[decode],
         moved_bytes=record.moved[decode],
         wasted_bytes=record.wasted[decode],
+        overhead_ms=costs.layer_ms * batches.n_layers,
         prefill_ms=record.latency[batches.pass_phase == PREFILL],
         layer_hit_rate=hits / lookups,
         layer_window_ms=record.window[DECODE] / n_decode,
         layer_backlog_ms=record.backlog[DECODE] / n_decode,
         layer_exposed_ms=record.layer_idle[DECODE] / n_decode,
-        slots=tiers.capacity,
+        slots=slots,
         fast_memory_bytes=fast_memory_bytes,
         hit_rate=float(hits.sum() / lookups.sum()),
         hit_rate_all=float(record.hits.sum() / record.lookups.sum()),

@@ -94,7 +94,9 @@ def test_time_is_split_by_why_the_link_was_waited_for() -> None:
     found = breakdown(trial({"token_latency_ms": 6.5, **parts}))
     assert found == {
         "dense_ms": 1.0, "expert_compute_ms": 2.0, "exposed_demand_ms": 2.0, "exposed_late_ms": 1.0, "cpu_wait_ms": 0.5,
+        "overhead_ms": 0.0,
     }  # fmt: skip
+    assert sum(found.values()) == 6.5
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ before any prefetch, computation of what is there while the rest arrives.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -49,20 +50,21 @@ class Batch:
 class Counters:
     """What a run counted, by phase and layer ``(2, L)`` or by phase ``(2,)``; seconds, bytes and numbers of experts.
 
-    `expert_s` holds ``(tokens, rows, seconds)`` of every segment computed on a CPU; on CUDA it stays empty, as timing each
-    would serialise them.
+    `late_s` is the part of `idle_s` in which experts were waited for that had been predicted. `expert_s` holds ``(phase,
+    tokens, rows, seconds)`` of every segment; on CUDA the seconds are NaN, as timing each would serialise them.
     """
 
     lookups: npt.NDArray[np.int64]
     hits: npt.NDArray[np.int64]
     cpu_runs: npt.NDArray[np.int64]
     idle_s: npt.NDArray[np.float64]
+    late_s: npt.NDArray[np.float64]
     cpu_wait_s: npt.NDArray[np.float64]
     moved: npt.NDArray[np.int64]
     wasted: npt.NDArray[np.int64]
     started: npt.NDArray[np.int64]
     used: npt.NDArray[np.int64]
-    expert_s: list[tuple[int, int, float]]
+    expert_s: list[tuple[int, int, int, float]]
 
     @classmethod
     def empty(cls, n_layers: int) -> Counters:
@@ -74,6 +76,7 @@ class Counters:
             hits=numbers(2, n_layers),
             cpu_runs=numbers(2, n_layers),
             idle_s=np.zeros((2, n_layers)),
+            late_s=np.zeros(2),
             cpu_wait_s=np.zeros((2, n_layers)),
             moved=numbers(2),
             wasted=numbers(2),
@@ -134,6 +137,7 @@ class OffloadedExperts:
         # The layer at work finds room whatever was fetched ahead: prefetches leave it a token's experts.
         self._prefetchable = plan.prefetch_depth * top_k
         self.phase = 0
+        self._foreseen: set[tuple[int, int]] = set()  # layers and experts that prefetches were queued for in this pass
         self.counters = Counters.empty(len(caches.slots))
         self._cuda = tier.device == "cuda"
         self._cpu = ThreadPoolExecutor(1, thread_name_prefix="autotune-cpu-experts") if self._cuda else None
@@ -157,6 +161,7 @@ class OffloadedExperts:
         """Queue layers and experts that are expected to be needed; what is wholly cached is passed over."""
         segments, caches = self._segments, self._caches
         queue = [(at, e) for at, e in wanted if not (segments.whole(at) and caches.holds(at, e))]
+        self._foreseen.update(queue)
         if queue:
             self.link.prefetch(queue)
 
@@ -222,6 +227,7 @@ class OffloadedExperts:
     def begin_pass(self, phase: int, n_tokens: int) -> None:
         """Say that a forward pass of so many tokens begins."""
         self.phase = phase
+        self._foreseen.clear()
         self._caches.clock += n_tokens
 
     def layer(self, layer: int, hidden: Tensor, batch: Batch, ahead: Sequence[tuple[int, int]] = ()) -> Tensor:
@@ -304,7 +310,10 @@ class OffloadedExperts:
         if not load.transfer.done.is_set():
             began = time.perf_counter()
             load.transfer.wait()
-            self.counters.idle_s[self.phase, layer] += time.perf_counter() - began
+            waited = time.perf_counter() - began
+            self.counters.idle_s[self.phase, layer] += waited
+            if (layer, load.expert) in self._foreseen:
+                self.counters.late_s[self.phase] += waited
 
     def _finish(self, layer: int, out: Tensor, hidden: Tensor, batch: Batch, load: _Load) -> None:
         """Compute what has arrived; keep what stays; give its staging buffer back."""
@@ -332,8 +341,8 @@ class OffloadedExperts:
             out += feed_forward(rows, hidden) * batch.weights[index]
         else:
             out.index_add_(0, chosen, feed_forward(rows, hidden[chosen]) * batch.weights[index])
-        if not self._cuda:
-            self.counters.expert_s.append((int(batch.tokens[index]), len(rows), time.perf_counter() - began))
+        seconds = math.nan if self._cuda else time.perf_counter() - began
+        self.counters.expert_s.append((self.phase, int(batch.tokens[index]), len(rows), seconds))
 
     # ------------------------------------------------------------------------------ experts left in the slow tier
 

@@ -39,7 +39,7 @@ class StackRun:
 
     Attributes:
         latency_ms: ``(P,)`` wall time of every pass.
-        dense_ms: ``(P,)`` of it in the dense parts; on CUDA not told apart, and NaN.
+        dense_ms: ``(P,)`` of it in the dense parts.
         moved_bytes, wasted_bytes: ``(P,)``.
         counters: see `Counters`.
         slots: ``(L,)`` experts that each layer's cache holds.

@@ -1,0 +1,178 @@
+"""`autotune validate`: how far a domain's predictions are from real runs, and their correction."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autotune.cli.common import (
+    DEFAULT_STORAGE,
+    INTERRUPTED,
+    JsonOption,
+    StorageOption,
+    command_line,
+    console,
+    heading,
+    make_console,
+    print_json,
+    program,
+    settings,
+    table,
+)
+from autotune.errors import UsageError
+from autotune.interrupts import held
+from autotune.text import NOTHING, number, percent
+
+if TYPE_CHECKING:
+    from autotune.validation import ValidationReport
+
+_EXAMPLES = """
+[bold]Examples[/bold]
+
+  autotune validate moe-cache
+
+  autotune validate moe-cache --set trace=my.moetrace.npz --runs 60 --plot agreement.html
+
+  autotune validate moe-cache --calibration 0    (predictions as they are; nothing is corrected)
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("validate", epilog=_EXAMPLES)(validate)
+
+
+def validate(
+    context: typer.Context,
+    domain: Annotated[str, typer.Argument(help="An installed domain, see 'autotune domains'.")],
+    storage: StorageOption = DEFAULT_STORAGE,
+    study: Annotated[
+        str | None,
+        typer.Option("--study", help="Name of the study that keeps the runs; one that exists is gone on with."),
+    ] = None,
+    runs: Annotated[int, typer.Option("--runs", help="Configurations that judge the predictions.")] = 36,
+    calibration: Annotated[
+        int, typer.Option("--calibration", help="Configurations that correct them before; 0 leaves them as they are.")
+    ] = 5,
+    repeats: Annotated[int, typer.Option("--repeats", help="Of every run; the median counts.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", help="Of the choice of configurations.")] = 0,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="An option of the domain; see 'autotune domains NAME'."),
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep/--no-keep", help="Whether searches on this machine use the correction from now on.")
+    ] = True,
+    plot: Annotated[
+        str | None, typer.Option("--plot", metavar="FILE.html", help="A picture of predictions beside measurements.")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Compare a domain's predictions with real runs, and correct them by a few of these.
+
+    Of each metric: the mean absolute percentage error (mape), the mean signed one (bias), and Spearman's rank correlation.
+    The runs that correct are not among those that judge.
+    """
+    if plot is not None:
+        _check_plot(Path(plot))
+    given = settings(set_ or [])
+    with held():
+        from autotune.cli.live import ProgressView  # noqa: PLC0415
+        from autotune.measurement import Protocol  # noqa: PLC0415
+        from autotune.validation import validate as run_validation  # noqa: PLC0415
+
+    said = make_console(stderr=json_)
+    view = ProgressView(said, None)
+    quiet = json_ and not sys.stderr.isatty()
+    if repeats < 1:
+        raise UsageError(f"--repeats {repeats} measures nothing; give at least 1")
+    try:
+        with view:
+            report = run_validation(
+                domain,
+                given,
+                runs=runs,
+                calibration=calibration,
+                seed=seed,
+                storage=storage,
+                study=study,
+                protocol=Protocol(warmup=0, min_repeats=repeats, max_repeats=repeats, target=None),
+                save=keep,
+                callback=None if quiet else view.show,
+            )
+    except KeyboardInterrupt:
+        again = shlex.join([*program(), *context.obj])
+        print(f"\nautotune: interrupted; every finished run is kept. Go on with: {again}", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    if plot is not None:
+        from autotune.plots import agreement  # noqa: PLC0415
+
+        agreement(report).write_html(plot, include_plotlyjs=True)
+    if json_:
+        print_json(report.to_dict())
+    else:
+        _print(report, storage, plot)
+
+
+def _check_plot(path: Path) -> None:
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--plot {str(path)!r} must end in .html; the picture is a page for a browser")
+    if not path.parent.is_dir():
+        raise UsageError(f"--plot {str(path)!r}: the folder {str(path.parent)!r} does not exist; create it first")
+    try:
+        import plotly  # noqa: F401, PLC0415
+    except ImportError:
+        raise UsageError(
+            "--plot needs the package plotly; install it with: pip install 'autotune[dashboard]'"
+        ) from None
+
+
+def _print(report: ValidationReport, storage: str, plot: str | None) -> None:
+    rows: list[Sequence[str]] = []
+    for name, error in report.metrics.items():
+        before = report.uncorrected[name]
+        rank = NOTHING if math.isnan(error.spearman) else f"{error.spearman:.3f}"
+        row: list[Any] = [
+            heading(name),
+            str(error.pairs),
+            _share(error.mape),
+            percent(error.bias),
+            _share(error.worst),
+            rank,
+        ]
+        rows.append([*row, _share(before.mape)] if report.correction is not None else row)
+    columns = ["metric", "runs", "mape", "bias", "worst", "spearman"]
+    if report.correction is not None:
+        columns.append("mape before correction")
+    console.print(f"\n{len(report.compared)} real runs beside their predictions")
+    for name, value in report.study.record.options.get("facts", {}).items():
+        console.print(f"  {name}: {value}", soft_wrap=True)
+    if report.failed:
+        console.print(f"  {report.failed} runs gave no measurement and are left out", soft_wrap=True)
+    console.print()
+    console.print(table(None, columns, rows, right=columns[1:]))
+    if report.correction is not None:
+        console.print(f"\ncorrected by {report.calibration} other runs:")
+        for name, value in report.correction.items():
+            console.print(f"  {name}: {_correction(value)}", soft_wrap=True)
+        if report.saved is not None:
+            console.print(f"searches on this machine use it from now on: {report.saved}", soft_wrap=True)
+    if plot is not None:
+        console.print(f"picture: {plot}", soft_wrap=True)
+    console.print(f"every run: {command_line('trials', report.study.name, storage=storage)}", soft_wrap=True)
+
+
+def _share(value: float) -> str:
+    return NOTHING if math.isnan(value) else f"{100 * value:.1f} %"
+
+
+def _correction(value: Any) -> str:
+    if isinstance(value, dict):
+        return "  ".join(f"{name} {number(part)}" for name, part in value.items())
+    return number(value) if isinstance(value, float) else str(value)

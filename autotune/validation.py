@@ -1,0 +1,288 @@
+"""How far predictions are from what is measured: many configurations by both, and a correction from a few of them.
+
+A domain that has a cheap model of its evaluator may have a method ``validation(options, runs, calibration, seed)``, which says
+what to measure and how measurements correct the model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from autotune.checks import whole
+from autotune.domain import Problem, load_domain
+from autotune.errors import SearchFailedError, UsageError
+from autotune.execution import Runner
+from autotune.loop import Progress, measure_iter
+from autotune.measurement import ONCE
+from autotune.measurement import Protocol as Repeats
+from autotune.options import parse_options
+from autotune.predictors import PredictorLike, guarded
+from autotune.space import Config
+from autotune.store import Store, TrialRecord
+from autotune.study import IN_MEMORY, Study
+
+DEFAULT_RUNS, DEFAULT_CALIBRATION = 36, 5
+_LEAST_RUNS = 3  # below, no rank correlation says anything
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """A model after correction.
+
+    Attributes:
+        predictor: the corrected model.
+        facts: what was corrected and by how much, as JSON-able values.
+        save: keeps the correction for later searches on this machine; returns the file.
+    """
+
+    predictor: PredictorLike
+    facts: Mapping[str, Any]
+    save: Callable[[], Path]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a domain brings.
+
+    Attributes:
+        problem: with the uncorrected model as its predictor.
+        options: of the domain, as the study keeps them.
+        evaluator: which of the problem's measures.
+        calibration, checks: configurations by name; the first correct the model, the others judge it.
+        metrics: to compare, the most telling first.
+        correct: the model corrected by completed trials.
+    """
+
+    problem: Problem
+    options: Mapping[str, Any]
+    evaluator: str
+    calibration: Mapping[str, Config]
+    checks: Mapping[str, Config]
+    metrics: tuple[str, ...]
+    correct: Callable[[Sequence[TrialRecord]], Corrected]
+
+
+@runtime_checkable
+class Validating(Protocol):
+    """A domain whose predictions can be compared with measurements."""
+
+    def validation(self, options: Any, runs: int, calibration: int, seed: int) -> Validation: ...
+
+
+@dataclass(frozen=True)
+class MetricError:
+    """Predictions of one metric beside its measurements; all but `pairs` are fractions.
+
+    Attributes:
+        pairs: that it rests on.
+        mape: mean of ``|predicted - measured| / |measured|`` where something was measured; NaN where nothing was.
+        bias: mean of ``(predicted - measured) / |measured|``, so above 0 where predictions are too high.
+        worst: the largest such error.
+        spearman: rank correlation; NaN where one side does not vary.
+    """
+
+    pairs: int
+    mape: float
+    bias: float
+    worst: float
+    spearman: float
+
+    @classmethod
+    def of(cls, predicted: npt.ArrayLike, measured: npt.ArrayLike) -> MetricError:
+        """Of vectors of the same shape ``(n,)``; pairs in which one is not finite are left out."""
+        from scipy import stats  # noqa: PLC0415 - slow to import
+
+        x, y = np.asarray(predicted, dtype=np.float64), np.asarray(measured, dtype=np.float64)
+        both = np.isfinite(x) & np.isfinite(y)
+        x, y = x[both], y[both]
+        # Nothing measured and nothing predicted is no error; something predicted where nothing was has no relative one.
+        error = np.divide(x - y, np.abs(y), out=np.where(x == y, 0.0, np.nan), where=y != 0.0)
+        error = error[np.isfinite(error)]
+        if not len(error):
+            return cls(len(x), math.nan, math.nan, math.nan, math.nan)
+        varied = len(x) > 1 and np.ptp(x) > 0.0 and np.ptp(y) > 0.0
+        rank = float(stats.spearmanr(x, y).statistic) if varied else math.nan
+        return cls(len(x), float(np.abs(error).mean()), float(error.mean()), float(np.abs(error).max()), rank)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One configuration that judged the model: metrics by name."""
+
+    name: str
+    trial: int
+    measured: Mapping[str, float]
+    predicted: Mapping[str, float]
+    corrected: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class ValidationReport:
+    """How far predictions are from measurements.
+
+    Attributes:
+        study: that holds the runs.
+        metrics: errors of the model as searches use it from now on: corrected, where a correction was asked for.
+        uncorrected: errors of the model before.
+        compared: the configurations that judged it; those that corrected it are not among them.
+        calibration: how many corrected it.
+        correction: what was corrected; None without one.
+        saved: where it is kept.
+        failed: runs that gave no measurement.
+    """
+
+    study: Study
+    metrics: Mapping[str, MetricError]
+    uncorrected: Mapping[str, MetricError]
+    compared: tuple[Compared, ...]
+    calibration: int
+    correction: Mapping[str, Any] | None
+    saved: Path | None
+    failed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-able values; NaN where a number is undefined."""
+        return {
+            "study": self.study.name,
+            "storage": self.study.store.url,
+            "facts": dict(self.study.record.options.get("facts", {})),
+            "runs": len(self.compared),
+            "calibration_runs": self.calibration,
+            "failed_runs": self.failed,
+            "metrics": {name: asdict(error) for name, error in self.metrics.items()},
+            "uncorrected": {name: asdict(error) for name, error in self.uncorrected.items()},
+            "correction": None if self.correction is None else dict(self.correction),
+            "correction_file": None if self.saved is None else str(self.saved),
+            "configurations": [asdict(one) for one in self.compared],
+        }
+
+
+def validate(
+    domain: str,
+    options: Mapping[str, Any] | None = None,
+    *,
+    runs: int = DEFAULT_RUNS,
+    calibration: int = DEFAULT_CALIBRATION,
+    seed: int = 0,
+    storage: str | Store = IN_MEMORY,
+    study: str | None = None,
+    runner: Runner | None = None,
+    protocol: Repeats = ONCE,
+    save: bool = True,
+    callback: Callable[[Progress], None] | None = None,
+) -> ValidationReport:
+    """Measure configurations, and compare with what the domain's model predicts of them.
+
+    Every run is a trial of a study, so that one that was broken off goes on where it was.
+
+    Args:
+        domain: its name.
+        options: the domain's.
+        runs: configurations that judge the model.
+        calibration: configurations that correct it before; 0 judges it as it is.
+        seed: of the choice of configurations.
+        study: name of the study; ``validation-DOMAIN`` when not given.
+        runner, protocol: as of `autotune.search`.
+        save: whether to keep the correction for searches on this machine.
+        callback: called after every run.
+
+    Raises:
+        UsageError: for what cannot be used, and a domain that has nothing to compare.
+        SearchFailedError: when too few runs gave a measurement.
+    """
+    whole("runs", runs, _LEAST_RUNS)
+    whole("calibration", calibration, 0)
+    whole("seed", seed, 0, 2**32 - 1)
+    found = load_domain(domain)
+    if not isinstance(found, Validating):
+        raise UsageError(
+            f"domain {domain!r} has no model to compare with measurements, so there is nothing to validate"
+        )
+    plan = found.validation(parse_options(found.options, options or {}), runs, calibration, seed)
+    steps = measure_iter(
+        plan.problem,
+        {**plan.calibration, **plan.checks},
+        domain=domain,
+        options={
+            "domain_options": dict(plan.options),
+            "validation": {"runs": runs, "calibration": calibration, "seed": seed},
+        },
+        evaluator=plan.evaluator,
+        storage=storage,
+        study=f"validation-{domain}" if study is None else study,
+        runner=runner,
+        protocol=protocol,
+    )
+    while True:
+        try:
+            progress = next(steps)
+        except StopIteration as end:
+            measured: Study = end.value
+            return _report(plan, measured, save=save)
+        if callback is not None:
+            callback(progress)
+
+
+def _report(plan: Validation, study: Study, *, save: bool) -> ValidationReport:
+    by_hash = {plan.problem.space.config_hash(dict(t.config)): t for t in study.history.completed}
+
+    def completed(configs: Mapping[str, Config]) -> dict[str, TrialRecord]:
+        hashes = {name: plan.problem.space.config_hash(config) for name, config in configs.items()}
+        return {name: by_hash[digest] for name, digest in hashes.items() if digest in by_hash}
+
+    known, judged = completed(plan.calibration), completed(plan.checks)
+    failed = len(plan.calibration) + len(plan.checks) - len(known) - len(judged)
+    if len(judged) < _LEAST_RUNS or (plan.calibration and not known):
+        raise SearchFailedError(
+            f"{failed} of {len(plan.calibration) + len(plan.checks)} runs of study {study.name!r} gave no measurement, too "
+            "many to judge by the others; see why with: autotune trials"
+        )
+    corrected = plan.correct(list(known.values())) if known else None
+    configs = [dict(trial.config) for trial in judged.values()]
+    before = _predictions(plan.problem.predictor, configs, plan)
+    after = before if corrected is None else _predictions(corrected.predictor, configs, plan)
+    compared = tuple(
+        Compared(name, trial.number, {m: trial.values[m] for m in plan.metrics if m in trial.values}, x, y)
+        for (name, trial), x, y in zip(judged.items(), before, after, strict=True)
+    )
+    return ValidationReport(
+        study=study,
+        metrics=_errors(compared, plan.metrics, lambda one: one.corrected),
+        uncorrected=_errors(compared, plan.metrics, lambda one: one.predicted),
+        compared=compared,
+        calibration=len(known),
+        correction=None if corrected is None else corrected.facts,
+        saved=corrected.save() if corrected is not None and save else None,
+        failed=failed,
+    )
+
+
+def _predictions(
+    predictor: PredictorLike | None, configs: Sequence[Config], plan: Validation
+) -> list[dict[str, float]]:
+    model = guarded(predictor, plan.metrics)
+    assert model is not None, "a domain that validates has a predictor"
+    said = model.predict(configs)
+    return [{m: float(said[m][i]) for m in plan.metrics if m in said} for i in range(len(configs))]
+
+
+def _errors(
+    compared: Sequence[Compared], metrics: Sequence[str], of: Callable[[Compared], Mapping[str, float]]
+) -> dict[str, MetricError]:
+    found = {}
+    for metric in metrics:
+        pairs = [
+            (of(one)[metric], one.measured[metric]) for one in compared if metric in of(one) and metric in one.measured
+        ]
+        if pairs:
+            found[metric] = MetricError.of(*zip(*pairs, strict=True))
+    return found

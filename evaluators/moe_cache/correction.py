@@ -1,0 +1,182 @@
+"""What real runs say of the costs that predictions rest on: a scale and an offset for each mechanism.
+
+A hardware profile times a transfer, an expert and a layer's dense part alone. In a run they follow each other, share memory
+and processor, and something has to decide what comes next. Each mechanism's own clock in a few runs tells by how much.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from autotune.errors import UsageError
+from evaluators.moe_cache.plan import Costs, Floats
+
+CLOCKS = "clocks"  # the note of a real trial that holds what its clocks showed
+
+
+@dataclass(frozen=True)
+class Line:
+    """Real ms are ``offset_ms + scale * predicted ms``."""
+
+    scale: float = 1.0
+    offset_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (0.0 < self.scale < math.inf and math.isfinite(self.offset_ms)):
+            raise UsageError(f"a correction of scale {self.scale} and offset {self.offset_ms} ms is none")
+
+    def __call__(self, ms: npt.ArrayLike) -> Floats:
+        return np.maximum(self.offset_ms + self.scale * np.asarray(ms, dtype=np.float64), 1e-6)
+
+
+@dataclass(frozen=True, eq=False)
+class Clocks:
+    """What a run's clocks showed.
+
+    Attributes:
+        link: ``(n, 3)`` bytes of a transfer, its mean ms, how many.
+        expert: ``(n, 4)`` tokens of an expert, the share of its rows that were computed together, mean ms, how many. The ms
+            are NaN where timing each would have serialised them (CUDA).
+        dense: ``(n, 3)`` tokens of a pass, mean ms of one layer's dense part, how many.
+        layers: that the run went through.
+        beyond_ms: what all layers together took beyond the clocks above and waiting.
+    """
+
+    link: Floats
+    expert: Floats
+    dense: Floats
+    layers: int
+    beyond_ms: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-able values; times in ms to six significant digits."""
+        tables = {name: _rows(getattr(self, name)) for name in ("link", "expert", "dense")}
+        return {**tables, "layers": self.layers, "beyond_ms": float(f"{self.beyond_ms:.6g}")}
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Clocks:
+        """From `to_dict`."""
+        widths = {"link": 3, "expert": 4, "dense": 3}
+        tables = {
+            name: np.array([[math.nan if v is None else v for v in row] for row in document[name]], float).reshape(
+                -1, n
+            )
+            for name, n in widths.items()
+        }
+        return cls(**tables, layers=int(document["layers"]), beyond_ms=float(document["beyond_ms"]))
+
+
+@dataclass(frozen=True)
+class Correction:
+    """The lines of all mechanisms.
+
+    Attributes:
+        link: of a transfer.
+        expert: of an expert, or a segment of one, on the fast tier.
+        dense: of a layer's dense part.
+        layer_ms: what every layer takes for deciding and handing over, which no profile knows.
+        runs: real runs that it rests on.
+    """
+
+    link: Line = Line()
+    expert: Line = Line()
+    dense: Line = Line()
+    layer_ms: float = 0.0
+    runs: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Correction:
+        """From `to_dict`.
+
+        Raises:
+            UsageError: where it is something else.
+        """
+        try:
+            lines = {name: Line(**document[name]) for name in ("link", "expert", "dense")}
+            return cls(**lines, layer_ms=float(document["layer_ms"]), runs=int(document["runs"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError(
+                f"this is no correction ({type(error).__name__}: {error}); make one with: autotune validate moe-cache"
+            ) from None
+
+    @classmethod
+    def fit(cls, runs: Sequence[Clocks], costs: Costs) -> Correction:
+        """The correction that these runs tell of these costs; no correction without a run."""
+        if not runs:
+            return cls()
+        link, expert, dense = (np.concatenate([getattr(run, n) for run in runs]) for n in ("link", "expert", "dense"))
+        whole_ms, layer_ms = costs.expert_ms.mean(axis=0), costs.dense_ms.mean(axis=0)
+        beyond = sum(run.beyond_ms for run in runs) / sum(run.layers for run in runs)
+        expected = whole_ms[expert[:, 0].astype(int)] * expert[:, 1]
+        if np.isnan(expert[:, 2]).any():
+            # Without a clock of its own, all that is beyond the other clocks is the experts'.
+            total = float((expected * expert[:, 3]).sum())
+            experts = Line(max(1e-6, sum(run.beyond_ms for run in runs) / total)) if total > 0 else Line()
+            beyond = 0.0
+        else:
+            experts = fit_line(expected, expert[:, 2], expert[:, 3])
+        return cls(
+            link=fit_line(costs.transfer_ms(link[:, 0]), link[:, 1], link[:, 2]),
+            expert=experts,
+            dense=fit_line(layer_ms[dense[:, 0].astype(int)], dense[:, 1], dense[:, 2]),
+            layer_ms=max(0.0, beyond),
+            runs=len(runs),
+        )
+
+    def of(self, costs: Costs) -> Costs:
+        """Costs as a run will have them. No tokens still cost nothing, and a longer transfer is never cheaper."""
+        return replace(
+            costs,
+            link_ms=np.maximum.accumulate(self.link(costs.link_ms)),
+            expert_ms=_table(self.expert, costs.expert_ms),
+            dense_ms=_table(self.dense, costs.dense_ms),
+            layer_ms=self.layer_ms,
+        )
+
+
+def fit_line(predicted_ms: Floats, real_ms: Floats, count: Floats) -> Line:
+    """Least squares of the relative error; a scale alone where sizes hardly differ, or where the line would fall.
+
+    Relative, because a mechanism's small uses are as many as its large ones and an absolute fit would serve only these.
+    """
+    used = (count > 0) & (real_ms > 0) & (predicted_ms > 0)
+    x, y, w = predicted_ms[used], real_ms[used], count[used]
+    if not len(x):
+        return Line()
+    weight = w / y**2
+    if x.max() > 1.2 * x.min():
+        mean_x, mean_y = np.average(x, weights=weight), np.average(y, weights=weight)
+        scale = np.average((x - mean_x) * (y - mean_y), weights=weight) / np.average((x - mean_x) ** 2, weights=weight)
+        offset = mean_y - scale * mean_x
+        if scale > 0.0 and offset + scale * x.min() > 0.0:
+            return Line(float(scale), float(offset))
+    return Line(float((w * y).sum() / (w * x).sum()))
+
+
+def means(keys: npt.ArrayLike, values: npt.ArrayLike) -> Floats:
+    """One row for each distinct row of `keys` ``(n, m)``: the row, the mean of its values, how many."""
+    rows, number = np.asarray(keys, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    if not len(rows):
+        return np.empty((0, rows.shape[1] + 2))
+    at, which, count = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
+    total = np.bincount(which.reshape(-1), weights=number, minlength=len(at))
+    return np.column_stack((at, total / count, count))
+
+
+def _rows(table: Floats) -> list[list[float | None]]:
+    return [[None if math.isnan(v) else float(f"{v:.12g}") for v in row] for row in table]
+
+
+def _table(line: Line, table: Floats) -> Floats:
+    found = line(table)
+    found[:, 0] = 0.0
+    return found
