@@ -19,6 +19,7 @@ from autotune.hardware import HardwareProfile, TierPair, load_named, load_or_mea
 from autotune.space import Categorical, Config, Float, Int, SearchSpace
 from autotune.store import Profile, TrialRecord
 from autotune.validation import Validation
+from evaluators.moe_cache.batching import batched
 from evaluators.moe_cache.correction import Correction
 from evaluators.moe_cache.explain import explain
 from evaluators.moe_cache.exporters import Subject, exporters
@@ -26,7 +27,7 @@ from evaluators.moe_cache.formats import load_trace
 from evaluators.moe_cache.machine import LayerWork, costs_of
 from evaluators.moe_cache.model_config import from_config_json
 from evaluators.moe_cache.model_shape import ModelShape
-from evaluators.moe_cache.plan import MAX_PREFETCH_DEPTH, Costs, Ints
+from evaluators.moe_cache.plan import MAX_CPU_THRESHOLD_TOKENS, MAX_PREFETCH_DEPTH, Costs, Ints
 from evaluators.moe_cache.policies import LCP_OMEGA, LCP_RHO
 from evaluators.moe_cache.presets import PRESETS, preset
 from evaluators.moe_cache.profiled import METRICS, MIB, Profiled
@@ -41,7 +42,6 @@ SHIPPED_TRACES = Path(__file__).parent.parent / "evaluators" / "moe_cache" / "tr
 THIS_MACHINE = "this machine"
 _VALIDATED_BUDGET = 0.75  # of all expert bytes, of which the configurations to compare take shares
 _MAX_CONTEXT = 10_000_000  # positions; no model reads more, and more would not fit when this machine is measured
-_MAX_THRESHOLD = 64  # tokens; beyond, loading an expert is cheaper on every machine that was measured
 
 
 class Options(BaseModel):
@@ -79,6 +79,9 @@ class Options(BaseModel):
     context: Annotated[
         int, Field(ge=1, le=_MAX_CONTEXT, description="cached positions that attention reads per token")
     ] = 512
+    batch: Annotated[
+        int, Field(ge=1, description="sequences that are decoded together, cut out of the trace's generated tokens")
+    ] = 1
     max_prefetch_depth: Annotated[
         int, Field(ge=0, le=MAX_PREFETCH_DEPTH, description="layers ahead to look at most")
     ] = MAX_PREFETCH_DEPTH
@@ -164,7 +167,7 @@ class MoeCache:
 
 def _workload(options: Options) -> tuple[RoutingTrace, ModelShape, Ints, int]:
     """The trace, its model, ``(L,)`` bytes of an expert, and the bytes of fast memory."""
-    trace = _trace(options.trace)
+    trace = batched(_trace(options.trace), options.batch)
     model = _model(options.model, trace).scaled(options.scale)
     expert_bytes = _expert_bytes(trace, model, options)
     return trace, model, expert_bytes, _budget(options, trace, expert_bytes)
@@ -191,7 +194,7 @@ class _Setup:
     @classmethod
     def of(cls, options: Options) -> _Setup:
         trace, model, expert_bytes, total = _workload(options)
-        memory = Memory(total, trace.top_k * int(expert_bytes.max()))
+        memory = Memory(total, trace.widest_decode * int(expert_bytes.max()))
         _check_budget(memory, expert_bytes)
         work = LayerWork.of(model, options.context)
         profile = _profile(options, work)
@@ -235,7 +238,7 @@ def _problem(setup: _Setup) -> Problem:
         ),
         facts={
             "trace": f"{trace.model}: {trace.n_layers} layers x {trace.n_experts} experts, top {trace.top_k}, "
-            f"{trace.decode_tokens} decode tokens",
+            f"{trace.decode_tokens} decode tokens" + (f" in batches of {options.batch}" if options.batch > 1 else ""),
             "budget": f"{memory.total_bytes / MIB:.1f} MiB of {_all_experts(trace, costs) / MIB:.1f} MiB of experts",
             "hardware": _machine_name(profile),
             **({"scale": f"{options.scale:g} of the model's width"} if options.scale < 1 else {}),
@@ -263,7 +266,7 @@ def _space(trace: RoutingTrace, costs: Costs, memory: Memory, max_depth: int) ->
         Int("prefetch_depth", 0, max_depth, default=0),
     ]
     if costs.cpu_expert_ms is not None:
-        parameters.append(Int("cpu_threshold_tokens", 0, _MAX_THRESHOLD, default=0))
+        parameters.append(Int("cpu_threshold_tokens", 0, MAX_CPU_THRESHOLD_TOKENS, default=0))
     # Every layer ahead that is fetched for needs staging buffers of its own, out of the same memory.
     staging, total = memory.staging_bytes / MIB, memory.total_bytes / MIB
     return SearchSpace(parameters, [f"sum(budget_mib) + {staging!r} * (1 + prefetch_depth) <= {total!r}"])
@@ -360,7 +363,7 @@ def _check_budget(memory: Memory, expert_bytes: Ints) -> None:
     if memory.for_caches(0) < one:
         need = (memory.staging_bytes + one) / MIB
         raise UsageError(
-            f"budget of {memory.total_bytes / MIB:.2f} MiB holds no expert: staging buffers for one token's experts take "
+            f"budget of {memory.total_bytes / MIB:.2f} MiB holds no expert: staging buffers for one pass's experts take "
             f"{memory.staging_bytes / MIB:.2f} MiB and one expert {one / MIB:.2f} MiB; give budget_gib of at least "
             f"{need / 1024:.4f}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -79,14 +80,26 @@ def _say(progress: RecordingProgress) -> None:
 
 
 @app.command()
-def stats(trace: TraceArgument, json_: JsonOption = False) -> None:
-    """Popularity, reuse distance and layer-to-layer affinity of a trace."""
+def stats(
+    trace: TraceArgument,
+    batch: Annotated[int, typer.Option(help="Sequences decoded together, cut out of the generated tokens.")] = 1,
+    capacity_factor: Annotated[
+        float, typer.Option(help="Share of a batch's tokens that static gating gives every expert room for.")
+    ] = 1.0,
+    json_: JsonOption = False,
+) -> None:
+    """Popularity, reuse distance and layer-to-layer affinity of a trace, and what static gating would cost on it."""
+    from evaluators.moe_cache.batching import batched, gating_cost, waste_factor  # noqa: PLC0415
     from evaluators.moe_cache.formats import load_trace  # noqa: PLC0415
     from evaluators.moe_cache.stats import summary, trace_stats  # noqa: PLC0415
 
-    found = trace_stats(load_trace(trace))
+    loaded = batched(load_trace(trace), batch)
+    found = trace_stats(loaded)
+    gating = gating_cost(loaded, capacity_factor) if loaded.decode_tokens else None
     if json_:
-        print_json({**found.to_dict(), "summary": dict(summary(found))})
+        print_json(
+            {**found.to_dict(), "summary": dict(summary(found)), "gating": None if gating is None else asdict(gating)}
+        )
         return
     size = (
         f": {found.n_layers} layers x {found.n_experts} experts, top {found.top_k}; "
@@ -115,6 +128,17 @@ def stats(trace: TraceArgument, json_: JsonOption = False) -> None:
     console.print(f"\nmeans over layers (chance of a right prediction: {found.chance:.1%})")
     for name, value in summary(found).items():
         console.print(f"  {name:<22}{value:.4g}")
+    if gating is None:
+        return
+    nominal = waste_factor(found.n_experts, capacity_factor, found.top_k)
+    console.print(
+        f"\ngating at {gating.batch:.4g} tokens per decode pass, rows computed for each routed one\n"
+        f"  dynamic: 1, with {gating.experts_touched:.1%} of the experts\n"
+        f"  static, room for {capacity_factor:g} of the tokens: {gating.padding:.4g}, drops {gating.dropped:.1%}; "
+        f"E*C/k is {nominal:.4g}\n"
+        f"  static, none dropped here: {gating.dropless_padding:.4g}, with room for {gating.dropless_capacity_factor:.3g}",
+        soft_wrap=True,
+    )
 
 
 @app.command()

@@ -44,20 +44,21 @@ class Clocks:
         expert: ``(n, 4)`` tokens of an expert, the share of its rows that were computed together, mean ms, how many. The ms
             are NaN where timing each would have serialised them (CUDA).
         dense: ``(n, 3)`` tokens of a pass, mean ms of one layer's dense part, how many.
-        layers: that the run went through.
-        beyond_ms: what all layers together took beyond the clocks above and waiting.
+        layers, loads: that the run went through, and experts or rests of experts that were brought and used.
+        beyond_ms: what all of them took together beyond the clocks above and waiting.
     """
 
     link: Floats
     expert: Floats
     dense: Floats
     layers: int
+    loads: int
     beyond_ms: float
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-able values; times in ms to six significant digits."""
         tables = {name: _rows(getattr(self, name)) for name in ("link", "expert", "dense")}
-        return {**tables, "layers": self.layers, "beyond_ms": float(f"{self.beyond_ms:.6g}")}
+        return {**tables, "layers": self.layers, "loads": self.loads, "beyond_ms": float(f"{self.beyond_ms:.6g}")}
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Clocks:
@@ -69,7 +70,12 @@ class Clocks:
             )
             for name, n in widths.items()
         }
-        return cls(**tables, layers=int(document["layers"]), beyond_ms=float(document["beyond_ms"]))
+        return cls(
+            **tables,
+            layers=int(document["layers"]),
+            loads=int(document["loads"]),
+            beyond_ms=float(document["beyond_ms"]),
+        )
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,8 @@ class Correction:
         link: of a transfer.
         expert: of an expert, or a segment of one, on the fast tier.
         dense: of a layer's dense part.
-        layer_ms: what every layer takes for deciding and handing over, which no profile knows.
+        layer_ms, load_ms: what every layer, and every expert that was brought, takes for deciding and handing over, which no
+            profile knows.
         runs: real runs that it rests on.
     """
 
@@ -88,6 +95,7 @@ class Correction:
     expert: Line = Line()
     dense: Line = Line()
     layer_ms: float = 0.0
+    load_ms: float = 0.0
     runs: int = 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,7 +110,12 @@ class Correction:
         """
         try:
             lines = {name: Line(**document[name]) for name in ("link", "expert", "dense")}
-            return cls(**lines, layer_ms=float(document["layer_ms"]), runs=int(document["runs"]))
+            return cls(
+                **lines,
+                layer_ms=float(document["layer_ms"]),
+                load_ms=float(document["load_ms"]),
+                runs=int(document["runs"]),
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(
                 f"this is no correction ({type(error).__name__}: {error}); make one with: autotune validate moe-cache"
@@ -115,20 +128,21 @@ class Correction:
             return cls()
         link, expert, dense = (np.concatenate([getattr(run, n) for run in runs]) for n in ("link", "expert", "dense"))
         whole_ms, layer_ms = costs.expert_ms.mean(axis=0), costs.dense_ms.mean(axis=0)
-        beyond = sum(run.beyond_ms for run in runs) / sum(run.layers for run in runs)
         expected = whole_ms[expert[:, 0].astype(int)] * expert[:, 1]
         if np.isnan(expert[:, 2]).any():
             # Without a clock of its own, all that is beyond the other clocks is the experts'.
             total = float((expected * expert[:, 3]).sum())
             experts = Line(max(1e-6, sum(run.beyond_ms for run in runs) / total)) if total > 0 else Line()
-            beyond = 0.0
+            layer, load = 0.0, 0.0
         else:
             experts = fit_line(expected, expert[:, 2], expert[:, 3])
+            layer, load = _handling(runs)
         return cls(
             link=fit_line(costs.transfer_ms(link[:, 0]), link[:, 1], link[:, 2]),
             expert=experts,
             dense=fit_line(layer_ms[dense[:, 0].astype(int)], dense[:, 1], dense[:, 2]),
-            layer_ms=max(0.0, beyond),
+            layer_ms=layer,
+            load_ms=load,
             runs=len(runs),
         )
 
@@ -140,7 +154,18 @@ class Correction:
             expert_ms=_table(self.expert, costs.expert_ms),
             dense_ms=_table(self.dense, costs.dense_ms),
             layer_ms=self.layer_ms,
+            load_ms=self.load_ms,
+            part_ms=max(0.0, self.expert.offset_ms),
         )
+
+
+def _handling(runs: Sequence[Clocks]) -> tuple[float, float]:
+    """ms for each layer and for each expert that was brought: least squares of what was beyond the other clocks."""
+    from scipy import optimize  # noqa: PLC0415 - slow to import
+
+    counts = np.array([[run.layers, run.loads] for run in runs], dtype=np.float64)
+    found, _ = optimize.nnls(counts, np.array([run.beyond_ms for run in runs]))
+    return float(found[0]), float(found[1])
 
 
 def fit_line(predicted_ms: Floats, real_ms: Floats, count: Floats) -> Line:

@@ -24,7 +24,7 @@ SCHEMA_VERSION = 1
 
 _CSV_MAGIC = "# route_trace v1"
 _CSV_COLUMNS = ("turn", "phase", "step", "layer", "slot", "expert", "weight")
-_ARRAYS = ("experts", "turn", "phase", "weights", "predicted", "expert_bytes", "dense_bytes")
+_ARRAYS = ("experts", "turn", "phase", "weights", "predicted", "expert_bytes", "dense_bytes", "pass_index")
 _REQUIRED_ARRAYS = ("experts", "turn", "phase")
 
 

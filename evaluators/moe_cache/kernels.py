@@ -279,7 +279,8 @@ class Tiers(NamedTuple):
 
     capacity ``(L,)`` slots; theta ``(L,)`` share of an expert that a slot holds; whole_ms, rest_ms, whole_bytes,
     rest_bytes ``(L,)`` transfers of an expert and of its part outside the slot; cpu_threshold: tokens up to which a
-    miss runs on the slow tier; depth: layers ahead that prefetching looks, 0 for none.
+    miss runs on the slow tier; depth: layers ahead that prefetching looks, 0 for none; load_ms and part_ms: of compute, for
+    each expert that was brought and for each that is computed in two parts.
     """
 
     capacity: Ints
@@ -293,15 +294,17 @@ class Tiers(NamedTuple):
     cpu_ms: Floats
     cpu_threshold: int
     depth: int
+    load_ms: float
+    part_ms: float
 
 
 class Record(NamedTuple):
     """What the timeline writes.
 
     By pass ``(P,)``: latency, computed (experts on the fast tier), idle (compute waits for the link), late (of it, for
-    experts that had been predicted) and cpu_wait (compute waits for the slow tier) in ms; moved and wasted bytes. By
-    phase and layer ``(2, L)``: lookups, hits, cpu_runs; window, backlog and layer_idle as sums in ms. By phase ``(2,)``:
-    prefetches started and used.
+    experts that had been predicted), cpu_wait (compute waits for the slow tier) and overhead (load_ms and part_ms) in
+    ms; moved and wasted bytes. By phase and layer ``(2, L)``: lookups, hits, cpu_runs; window, backlog and layer_idle as
+    sums in ms. By phase ``(2,)``: prefetches started and used.
     """
 
     latency: Floats
@@ -309,6 +312,7 @@ class Record(NamedTuple):
     idle: Floats
     late: Floats
     cpu_wait: Floats
+    overhead: Floats
     moved: Floats
     wasted: Floats
     lookups: Ints
@@ -334,6 +338,7 @@ def empty_record(n_passes: int, n_layers: int) -> Record:
         idle=sums(n_passes),
         late=sums(n_passes),
         cpu_wait=sums(n_passes),
+        overhead=sums(n_passes),
         moved=sums(n_passes),
         wasted=sums(n_passes),
         lookups=counts(2, n_layers),
@@ -446,12 +451,18 @@ def timeline(
                 computed += work
                 if not hit and policy != STATIC:
                     n_held[layer] = insert(policy, held[layer], place[layer], key[layer], n_held[layer], expert, i)
-                if rest_bytes == 0.0 or (prefetched and arrival[layer, expert] <= known):
+                if rest_bytes == 0.0:
                     compute += work
+                    continue
+                overhead = tiers.load_ms + (tiers.part_ms if hit else 0.0)
+                record.overhead[p] += overhead
+                if prefetched and arrival[layer, expert] <= known:
+                    compute += work + overhead
                     continue
                 if hit:
                     compute += tiers.theta[layer] * work
                     work *= 1.0 - tiers.theta[layer]
+                work += overhead
                 if prefetched:
                     late_ready[0], late_ms[0], late_foreseen[0] = arrival[layer, expert], work, True
                     continue

@@ -16,6 +16,8 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 MAX_PREFETCH_DEPTH = 3
+# Beyond, loading an expert is cheaper on every machine that was measured. A plan may say more; searches do not go there.
+MAX_CPU_THRESHOLD_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ class Costs:
         expert_ms: ``(M + 1,)`` or ``(L, M + 1)``; one expert on the fast tier, by its tokens.
         dense_ms: ``(M + 1,)`` or ``(L, M + 1)``; attention and router of a layer, by the tokens of the pass.
         cpu_expert_ms: as `expert_ms`, on the slow tier; None where the slow tier cannot compute.
-        layer_ms: what each layer takes beyond these, for deciding and handing over.
+        layer_ms, load_ms, part_ms: what computation takes beyond these: for each layer, to decide and hand over; for each
+            expert, or rest of one, that was brought; and for each expert that is computed in two parts.
 
     Raises:
         UsageError: for shapes that do not fit or numbers that cannot be.
@@ -98,10 +101,13 @@ class Costs:
     dense_ms: Floats
     cpu_expert_ms: Floats | None = None
     layer_ms: float = 0.0
+    load_ms: float = 0.0
+    part_ms: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.layer_ms < math.inf:
-            raise UsageError(f"layer_ms={self.layer_ms} is no time; give 0 or more ms")
+        for name in ("layer_ms", "load_ms", "part_ms"):
+            if not 0.0 <= getattr(self, name) < math.inf:
+                raise UsageError(f"{name}={getattr(self, name)} is no time; give 0 or more ms")
         sizes = np.asarray(self.expert_bytes, dtype=np.int64)
         if sizes.ndim != 1 or not sizes.size or sizes.min() < 1:
             raise UsageError(
@@ -155,6 +161,21 @@ def by_tokens(tokens: Sequence[float] | npt.ArrayLike, ms: Sequence[float] | npt
         table = np.where(wanted > at[-1], times[-1] + slope * (wanted - at[-1]), table)
     table[0] = 0.0
     return table
+
+
+def fiddler_threshold(costs: Costs, most: int) -> int:
+    """Most tokens, up to `most`, for which the slow tier is no slower than loading and computing.
+
+    Algorithm 1 of Fiddler (arXiv:2402.07033) compares the two expert by expert, in the mean layer here.
+
+    Raises:
+        UsageError: for costs without slow-tier times.
+    """
+    if costs.cpu_expert_ms is None:
+        raise UsageError("the costs have no cpu_expert_ms, so there is no threshold; measure the slow tier's compute")
+    loading = costs.expert_ms + costs.transfer_ms(costs.expert_bytes)[:, None]
+    cheaper = costs.cpu_expert_ms.mean(axis=0) <= loading.mean(axis=0)
+    return int(np.flatnonzero(cheaper[: most + 1])[-1])
 
 
 def check_points(x_name: str, x: Floats, y_name: str, y: Floats) -> None:

@@ -93,24 +93,26 @@ class Real:
 
 
 def measurement(run: StackRun, trace: RoutingTrace, inter: int) -> Measurement:
-    """The metrics of a run, under the names of the profiled evaluator's; the note `clocks` is for corrections.
+    """The metrics of a run, under the names of the profiled evaluator's: per decode pass, `tokens_per_s` over all sequences.
+
+    Its note `clocks` is for corrections.
 
     Args:
         inter: rows of an expert.
     """
     passes = trace.passes()
     decode = passes.pass_phase == DECODE
-    tokens = np.count_nonzero(decode)
+    n_decode = np.count_nonzero(decode)
     counters, latency = run.counters, run.latency_ms[decode]
     lookups = counters.lookups[DECODE]
     mean = float(latency.mean())
     parts = {
         "dense_ms": float(run.dense_ms[decode].mean()),
-        "exposed_transfer_ms": float(counters.idle_s[DECODE].sum() * 1e3 / tokens),
-        "cpu_wait_ms": float(counters.cpu_wait_s[DECODE].sum() * 1e3 / tokens),
+        "exposed_transfer_ms": float(counters.idle_s[DECODE].sum() * 1e3 / n_decode),
+        "cpu_wait_ms": float(counters.cpu_wait_s[DECODE].sum() * 1e3 / n_decode),
     }
     timed = np.array(counters.expert_s, dtype=np.float64).reshape(-1, 4)
-    compute_ms = float(timed[timed[:, 0] == DECODE, 3].sum() * 1e3 / tokens)
+    compute_ms = float(timed[timed[:, 0] == DECODE, 3].sum() * 1e3 / n_decode)
     if np.isfinite(compute_ms):
         parts["expert_compute_ms"] = compute_ms
         parts["overhead_ms"] = max(0.0, mean - sum(parts.values()))
@@ -118,11 +120,11 @@ def measurement(run: StackRun, trace: RoutingTrace, inter: int) -> Measurement:
         "token_latency_ms": mean,
         "token_latency_p50_ms": float(np.percentile(latency, 50)),
         "token_latency_p99_ms": float(np.percentile(latency, 99)),
-        "tokens_per_s": 1e3 / mean,
+        "tokens_per_s": 1e3 * float(passes.pass_tokens[decode].mean()) / mean,
         "hit_rate": float(counters.hits[DECODE].sum() / lookups.sum()),
         "hit_rate_all": float(counters.hits.sum() / counters.lookups.sum()),
         **parts,
-        "exposed_late_ms": float(counters.late_s[DECODE] * 1e3 / tokens),
+        "exposed_late_ms": float(counters.late_s[DECODE] * 1e3 / n_decode),
         "moved_mib": float(run.moved_bytes[decode].mean() / MIB),
         "wasted_mib": float(run.wasted_bytes[decode].mean() / MIB),
         "fast_memory_gib": run.fast_bytes / GIB,
@@ -135,7 +137,7 @@ def measurement(run: StackRun, trace: RoutingTrace, inter: int) -> Measurement:
         values["prefetch_precision"] = float(counters.used[DECODE] / counters.started[DECODE])
     layers = {
         "layer_hit_rate": [round(float(v), 4) for v in counters.hits[DECODE] / lookups],
-        "layer_exposed_ms": [round(float(v), 4) for v in counters.idle_s[DECODE] * 1e3 / tokens],
+        "layer_exposed_ms": [round(float(v), 4) for v in counters.idle_s[DECODE] * 1e3 / n_decode],
         "slots": [int(v) for v in run.slots],
     }
     told = {CLOCKS: clocks_of(run, trace, inter).to_dict(), "experts_per_layer": trace.n_experts}
@@ -159,5 +161,6 @@ def clocks_of(run: StackRun, trace: RoutingTrace, inter: int) -> Clocks:
         expert=means(keys, timed[:, 3] * 1e3),
         dense=means(passes.pass_tokens[:, None], run.dense_ms / passes.n_layers),
         layers=passes.n_passes * passes.n_layers,
+        loads=run.counters.loads,
         beyond_ms=max(0.0, float(run.latency_ms.sum() - run.dense_ms.sum()) - 1e3 * (computed + float(waited))),
     )

@@ -21,7 +21,15 @@ import numpy.typing as npt
 from autotune.allocation import split_budget
 from autotune.errors import UsageError
 from evaluators.moe_cache.cost_curves import LayerPasses, layer_costs
-from evaluators.moe_cache.plan import MAX_PREFETCH_DEPTH, CachePlan, Costs, Floats, Ints
+from evaluators.moe_cache.plan import (
+    MAX_CPU_THRESHOLD_TOKENS,
+    MAX_PREFETCH_DEPTH,
+    CachePlan,
+    Costs,
+    Floats,
+    Ints,
+    fiddler_threshold,
+)
 from evaluators.moe_cache.policies import Policy
 from evaluators.moe_cache.predict import lookahead
 from evaluators.moe_cache.profiled import MIB, plan_of
@@ -103,7 +111,7 @@ class CacheSolver:
         self.memory = memory
         self.thetas = np.asarray(thetas, dtype=np.float64)
         self.quanta = quanta
-        thresholds = (0,) if costs.cpu_expert_ms is None else (0, 1)
+        thresholds = _thresholds(trace, costs)
         self._outer = {
             outer.name: outer
             for policy in policies
@@ -117,6 +125,7 @@ class CacheSolver:
                 f"{memory.staging_bytes / MIB:.1f} MiB; give more"
             )
         self._hits: dict[str, npt.NDArray[np.int16]] = {}
+        self._work: dict[int, tuple[Floats, Floats, Floats, Floats]] = {}
         self._predicted: dict[int, tuple[Ints, Ints]] = {}
         self._starts: tuple[str, ...] | None = None
 
@@ -244,7 +253,7 @@ class CacheSolver:
     def _layer_tables(
         self, outer: Outer, layer: int, window_ms: float, backlog_ms: float, quantum: float
     ) -> tuple[Floats, Floats]:
-        """``(quanta + 1, splits)`` each: mean ms of a layer's experts and of its demand, by share and split."""
+        """``(quanta + 1, splits)`` each: mean ms per decode pass of a layer's experts and of its demand, by share and split."""
         size = float(self.costs.expert_bytes[layer])
         n_experts = self.trace.n_experts
         shares = np.arange(math.ceil(size * n_experts / quantum) + 1 if quantum > 0 else 1)
@@ -255,15 +264,12 @@ class CacheSolver:
         slots = np.minimum(np.floor(fitting + 1e-9), n_experts).astype(np.int64)
         rest = (1.0 - self.thetas) * size
         layer_ms, demand_ms = np.empty(slots.shape), np.empty(slots.shape)
-        cpu = self.costs.cpu_expert_ms if outer.cpu_threshold_tokens else None
         layer_costs(
             self._layer_passes(outer, layer),
             slots,
             self.thetas,
             float(self.costs.transfer_ms(size)),
             np.where(rest > 0, self.costs.transfer_ms(rest), 0.0),
-            float(self.costs.expert_ms[layer, 1]),
-            math.inf if cpu is None else float(cpu[layer, 1]),
             window_ms if outer.prefetch_depth else 0.0,
             backlog_ms if outer.prefetch_depth else 0.0,
             layer_ms,
@@ -276,11 +282,42 @@ class CacheSolver:
             self._hits[outer.policy] = hit_curves(self.trace.passes(), outer.policy)
         right, wrong = self._predictions(outer.prefetch_depth)
         hits = np.ascontiguousarray(self._hits[outer.policy][:, layer])
-        lookups = np.full(len(hits), self.trace.top_k, dtype=np.int64)  # a decode token's experts are distinct
-        return LayerPasses(lookups, right[:, layer].copy(), wrong[:, layer].copy(), hits)
+        work = self._pass_work(outer.cpu_threshold_tokens)
+        lookups, mean_ms, slow_share, slow_ms = (np.ascontiguousarray(part[:, layer]) for part in work)
+        return LayerPasses(
+            lookups=lookups.astype(np.int64),
+            right=right[:, layer].copy(),
+            wrong=wrong[:, layer].copy(),
+            hits=hits,
+            mean_ms=mean_ms,
+            slow_share=slow_share,
+            slow_ms=slow_ms,
+        )
+
+    def _pass_work(self, cpu_threshold_tokens: int) -> tuple[Floats, Floats, Floats, Floats]:
+        """``(P, L)`` each, of the decode passes: `LayerPasses`' lookups, mean_ms, slow_share and slow_ms."""
+        if cpu_threshold_tokens not in self._work:
+            batches = self.trace.passes()
+            decode = batches.pass_phase == DECODE
+            layer = batches.row_of_entry % batches.n_layers
+            few = batches.tokens <= cpu_threshold_tokens
+            slow = self.costs.expert_ms if self.costs.cpu_expert_ms is None else self.costs.cpu_expert_ms
+
+            def sums(of_entry: npt.NDArray[Any]) -> Floats:
+                by_row = np.bincount(batches.row_of_entry, of_entry, len(batches.offsets) - 1)
+                return np.asarray(by_row.reshape(-1, batches.n_layers)[decode])
+
+            lookups, eligible = sums(np.ones(len(few))), sums(few)
+            self._work[cpu_threshold_tokens] = (
+                lookups,
+                sums(self.costs.expert_ms[layer, batches.tokens]) / lookups,
+                eligible / lookups,
+                sums(few * slow[layer, batches.tokens]) / np.maximum(eligible, 1.0),
+            )
+        return self._work[cpu_threshold_tokens]
 
     def _predictions(self, depth: int) -> tuple[Ints, Ints]:
-        """``(P, L)`` counts of experts that were predicted and needed, and predicted in vain, per decode token."""
+        """``(P, L)`` counts of experts that were predicted and needed, and predicted in vain, per decode pass."""
         if depth not in self._predicted:
             needed = self.trace.passes()
             decode = needed.pass_phase == DECODE
@@ -299,6 +336,15 @@ class CacheSolver:
 
     def _simulate(self, plan: CachePlan) -> TimelineResult:
         return simulate(self.trace, plan, self.costs)
+
+
+def _thresholds(trace: RoutingTrace, costs: Costs) -> tuple[int, ...]:
+    """Tokens up to which a missing expert may run on the slow tier: never, one, and where loading becomes cheaper."""
+    if costs.cpu_expert_ms is None:
+        return (0,)
+    batches = trace.passes()
+    largest = int(batches.pass_tokens[batches.pass_phase == DECODE].max())
+    return tuple(sorted({0, 1, fiddler_threshold(costs, min(largest, MAX_CPU_THRESHOLD_TOKENS))}))
 
 
 def _coupling(result: TimelineResult, demand_ms: Floats) -> Floats:

@@ -1,7 +1,7 @@
 """The latency of every token under a cache plan: caches, one link and one compute stream, event by event.
 
-The model, per turn (clocks start at 0, caches stay warm), pass and layer. A pass is the whole prefill of a turn or one
-decode token; all times are ms.
+The model, per turn (clocks start at 0, caches stay warm), pass and layer. A pass is the whole prefill of a turn, or one
+decode token of every sequence in the batch (one sequence, unless the trace says otherwise); all times are ms.
 
 1. The layer's dense part (attention, router) runs on the compute stream. Then the router's choice is known.
 2. Each distinct expert of the batch is looked up once. A hit has its top segment (theta of its bytes) in fast memory and
@@ -45,19 +45,20 @@ _GIB = 2.0**30
 
 @dataclass(frozen=True, eq=False)
 class TimelineResult:
-    """One plan's timeline. ``T`` decode tokens, ``L`` layers; times in ms.
+    """One plan's timeline. ``T`` decode passes (without batching: decode tokens), ``L`` layers; times in ms.
 
     Attributes:
-        latency_ms: ``(T,)`` latency of each decode token, the sum of the next four and of `overhead_ms`.
+        latency_ms: ``(T,)`` latency of each decode pass, the sum of the next four and of `overhead_ms`.
         dense_ms, expert_ms: ``(T,)`` computation of the dense parts, and of the experts on the fast tier.
         exposed_ms, cpu_wait_ms: ``(T,)`` time that compute waited for the link, and that it waited for the slow tier alone.
         late_ms: ``(T,)`` of the exposed time, what it waited for experts that had been predicted, whose prefetch had not
             ended or not begun; the rest is for experts that nothing had predicted.
-        moved_bytes, wasted_bytes: ``(T,)`` bytes over the link during the token, and those prefetched for nothing.
-        overhead_ms: of each token, what its layers take for deciding and handing over, where the costs know it.
+        moved_bytes, wasted_bytes: ``(T,)`` bytes over the link during the pass, and those prefetched for nothing.
+        overhead_ms: ``(T,)`` what deciding and handing over took, where the costs know it.
+        batch: ``(T,)`` tokens of each decode pass: one of every sequence.
         prefill_ms: latency of each turn's prefill, in turn order.
         layer_hit_rate: ``(L,)`` of the decode look-ups.
-        layer_window_ms: ``(L,)`` mean over decode tokens from the router of the layer before being known to that of this
+        layer_window_ms: ``(L,)`` mean over decode passes from the router of the layer before being known to that of this
             layer: what a prefetch of depth 1 can use. 0 for layer 0.
         layer_backlog_ms: ``(L,)`` mean time that the link is still busy when the layer's router is known.
         layer_exposed_ms: ``(L,)`` mean of the exposed time by layer.
@@ -73,7 +74,8 @@ class TimelineResult:
     cpu_wait_ms: Floats
     moved_bytes: Floats
     wasted_bytes: Floats
-    overhead_ms: float
+    overhead_ms: Floats
+    batch: Ints
     prefill_ms: Floats
     layer_hit_rate: Floats
     layer_window_ms: Floats
@@ -88,8 +90,9 @@ class TimelineResult:
     notes: Mapping[str, Any]
 
     def metrics(self) -> dict[str, float]:
-        """The metrics by name, per decode token unless the name says otherwise.
+        """The metrics by name, per decode pass unless the name says otherwise; `tokens_per_s` counts every sequence.
 
+        A pass gives each sequence of the batch one token, so its latency is the latency of a token.
         `prefill_ms` (mean over turns) is absent where the trace has no prefill, and `prefetch_precision` (share of the
         prefetches begun for decode tokens whose expert was used) where nothing was prefetched.
         """
@@ -98,7 +101,7 @@ class TimelineResult:
             "token_latency_ms": latency,
             "token_latency_p50_ms": float(np.percentile(self.latency_ms, 50)),
             "token_latency_p99_ms": float(np.percentile(self.latency_ms, 99)),
-            "tokens_per_s": 1000.0 / latency,
+            "tokens_per_s": 1000.0 * float(self.batch.mean()) / latency,
             "hit_rate": self.hit_rate,
             "hit_rate_all": self.hit_rate_all,
             "dense_ms": float(self.dense_ms.mean()),
@@ -106,7 +109,7 @@ class TimelineResult:
             "exposed_transfer_ms": float(self.exposed_ms.mean()),
             "exposed_late_ms": float(self.late_ms.mean()),
             "cpu_wait_ms": float(self.cpu_wait_ms.mean()),
-            "overhead_ms": self.overhead_ms,
+            "overhead_ms": float(self.overhead_ms.mean()),
             "moved_mib": float(self.moved_bytes.mean()) / _MIB,
             "wasted_mib": float(self.wasted_bytes.mean()) / _MIB,
             "fast_memory_gib": self.fast_memory_bytes / _GIB,
@@ -153,7 +156,7 @@ def simulate(
         state,
         record,
     )
-    staging = (1 + plan.prefetch_depth) * trace.top_k * int(costs.expert_bytes.max())
+    staging = (1 + plan.prefetch_depth) * trace.widest_decode * int(costs.expert_bytes.max())
     cached = float((slots * np.asarray(plan.theta) * costs.expert_bytes).sum())
     notes = {} if ahead is None else {"predictors": ahead.predictors}
     return _result(record, batches, costs, slots, cached + staging, notes)
@@ -215,6 +218,8 @@ def _tiers(plan: CachePlan, costs: Costs, slots: Ints) -> kernels.Tiers:
         cpu_ms=costs.expert_ms if costs.cpu_expert_ms is None else costs.cpu_expert_ms,
         cpu_threshold=plan.cpu_threshold_tokens,
         depth=plan.prefetch_depth,
+        load_ms=costs.load_ms,
+        part_ms=costs.part_ms,
     )
 
 
@@ -239,7 +244,8 @@ def _result(
         cpu_wait_ms=record.cpu_wait[decode],
         moved_bytes=record.moved[decode],
         wasted_bytes=record.wasted[decode],
-        overhead_ms=costs.layer_ms * batches.n_layers,
+        overhead_ms=record.overhead[decode] + costs.layer_ms * batches.n_layers,
+        batch=batches.pass_tokens[decode].astype(np.int64),
         prefill_ms=record.latency[batches.pass_phase == PREFILL],
         layer_hit_rate=hits / lookups,
         layer_window_ms=record.window[DECODE] / n_decode,

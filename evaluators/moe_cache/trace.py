@@ -65,7 +65,8 @@ class Batches:
 class RoutingTrace:
     """Every expert choice of a recorded run.
 
-    Tokens are in the order in which they were computed. The tokens of a turn lie together, prefill before decode.
+    Tokens are in the order in which they were computed. The tokens of a turn lie together, prefill before decode. A
+    turn's whole prefill is one forward pass and every decode token is one, unless `pass_index` says otherwise.
 
     Attributes:
         model: name of the model.
@@ -80,6 +81,8 @@ class RoutingTrace:
             activations at layer ``l - d`` through the router of layer l; -1 where ``l < d``. None where not recorded.
         expert_bytes: ``(L,)`` bytes of one expert, or None.
         dense_bytes: ``(L,)`` bytes of the layer's other weights, or None.
+        pass_index: ``(T,)`` the forward pass of each token, counted from 0 without gaps, for traces whose passes hold
+            several decode tokens; see `batching.batched`. None where every decode token is a pass of its own.
         turn_names: names of the turns; ``turn 0``, ... where not given.
         provenance: where the trace comes from; plain JSON values.
 
@@ -97,6 +100,7 @@ class RoutingTrace:
     predicted: Int16 | None = None
     expert_bytes: Int64 | None = None
     dense_bytes: Int64 | None = None
+    pass_index: Int32 | None = None
     turn_names: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -111,6 +115,7 @@ class RoutingTrace:
         _check_shapes(self)
         _check_picks(self)
         _check_order(self)
+        _check_passes(self)
 
     @property
     def n_tokens(self) -> int:
@@ -156,12 +161,22 @@ class RoutingTrace:
             phase=self.phase[keep],
             weights=None if self.weights is None else self.weights[keep],
             predicted=None if self.predicted is None else self.predicted[:, keep],
+            pass_index=None if self.pass_index is None else _renumbered(self.pass_index[keep]),
             turn_names=names,
         )
 
     @cached_property
+    def widest_decode(self) -> int:
+        """The most distinct experts that a decode pass has in a layer; `top_k` unless passes hold several tokens."""
+        batches = self.passes()
+        rows = np.diff(batches.offsets).reshape(batches.n_passes, batches.n_layers)[batches.pass_phase == DECODE]
+        return int(rows.max()) if rows.size else self.top_k
+
+    @cached_property
     def token_pass(self) -> Int32:
-        """``(T,)``: the forward pass of each token. A turn's whole prefill is one pass; every decode token is one."""
+        """``(T,)``: the forward pass of each token: `pass_index`, or one for a turn's prefill and one per decode token."""
+        if self.pass_index is not None:
+            return self.pass_index
         decode = self.phase == DECODE
         starts = decode.copy()
         starts[0] = True
@@ -208,6 +223,7 @@ _DTYPES: dict[str, type[np.generic]] = {
     "predicted": np.int16,
     "expert_bytes": np.int64,
     "dense_bytes": np.int64,
+    "pass_index": np.int32,
 }
 
 
@@ -250,6 +266,7 @@ def _check_shapes(trace: RoutingTrace) -> None:
         "predicted": (None, tokens, layers, top_k),
         "expert_bytes": (layers,),
         "dense_bytes": (layers,),
+        "pass_index": (tokens,),
     }
     for name, shape in wanted.items():
         value = getattr(trace, name)
@@ -334,6 +351,31 @@ def _check_order(trace: RoutingTrace) -> None:
             f"trace field phase has prefill token {token} after a decode token of the same turn; "
             "give every prompt of a conversation a turn of its own"
         )
+
+
+def _check_passes(trace: RoutingTrace) -> None:
+    index = trace.pass_index
+    if index is None:
+        return
+    steps = np.diff(index)
+    if index[0] != 0 or not np.isin(steps, (0, 1)).all():
+        raise UsageError(
+            f"trace field pass_index begins at {index[0]} and goes on in steps of {steps.min(initial=0)} to "
+            f"{steps.max(initial=0)}; number the passes from 0, token after token, without gaps"
+        )
+    same = steps == 0
+    torn = same & ((np.diff(trace.turn) != 0) | (np.diff(trace.phase) != 0))
+    if torn.any():
+        at = int(np.argmax(torn)) + 1
+        raise UsageError(
+            f"trace field pass_index puts tokens {at - 1} and {at} in pass {index[at]}, but they differ in turn or phase; "
+            "a pass is prefill or decode of one turn"
+        )
+
+
+def _renumbered(passes: Int32) -> Int32:
+    """The same passes, numbered from 0 without gaps."""
+    return np.unique(passes, return_inverse=True)[1].astype(np.int32)
 
 
 def _index_of(what: str, given: int | str, names: Sequence[str]) -> int:

@@ -70,3 +70,20 @@ def test_a_trace_of_another_format_is_converted(run: Run, tmp_path: Path) -> Non
     assert run("trace", "convert", "own.csv", "own.moetrace.npz").code == 0
     before, after = (run("trace", "stats", name, "--json").json for name in ("own.csv", "own.moetrace.npz"))
     assert before == after
+
+
+def test_statistics_of_batches_tell_what_static_gating_costs(run: Run) -> None:
+    trace = str(Path(__file__).parents[2] / "evaluators" / "moe_cache" / "traces" / "tiny-moe.moetrace.npz")
+    alone = run("trace", "stats", trace, "--json").json
+    # One token needs its own experts alone; static gating makes room for it in all 32, for 4 that it has.
+    assert alone["gating"]["padding"] == 8.0
+    assert alone["gating"]["experts_touched"] == 4 / 32
+    served = run("trace", "stats", trace, "--batch", "16", "--capacity-factor", "0.25", "--json").json
+    assert served["gating"]["batch"] == 16
+    assert served["gating"]["padding"] == 32 * 0.25 / 4
+    assert 0 < served["gating"]["dropped"] < 1
+    assert served["gating"]["experts_touched"] > 4 / 32
+    assert "E*C/k is 2\n" in run("trace", "stats", trace, "--batch", "16", "--capacity-factor", "0.25").out
+    refused = run("trace", "stats", trace, "--batch", "100000")
+    assert refused.code == 2
+    assert "batch=100000" in refused.err

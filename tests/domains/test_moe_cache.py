@@ -101,6 +101,19 @@ def test_a_budget_that_holds_everything_exposes_no_transfer_after_the_first_touc
     )
 
 
+def test_a_batch_is_slower_per_token_faster_in_all_and_takes_larger_buffers(problem: Build) -> None:
+    served = problem(batch=8, budget_fraction=0.5)
+    alone = problem(budget_fraction=0.5)
+    assert "in batches of 8" in served.facts["trace"]
+    values, single = (p.evaluator(None)[1](p.default).values() for p in (served, alone))
+    assert values["token_latency_ms"] > single["token_latency_ms"]
+    assert values["tokens_per_s"] > single["tokens_per_s"]
+    # Staging buffers hold the experts of one pass, so that batches leave less to the caches.
+    assert sum(served.default["budget_mib"]) < sum(alone.default["budget_mib"])
+    for config in served.space.sample(5, seed=0):
+        assert served.evaluator(None)[1](config).values()["fast_memory_gib"] <= 48 / 1024 * (1 + 1e-9)
+
+
 def test_the_search_beats_every_baseline_and_repeats_itself(tmp_path: Path, hardware: str) -> None:
     options = {"hardware": hardware}
     results = [
@@ -143,6 +156,8 @@ def test_a_larger_model_is_found_by_the_name_of_its_trace(tmp_path: Path, proble
         ({"bugdet_gib": 4}, "option 'bugdet_gib' is unknown (did you mean 'budget_gib'?)"),
         ({"remeasure": True}, "leave them out"),
         ({"max_prefetch_depth": 9}, "option max_prefetch_depth = 9"),
+        ({"batch": 0}, "option batch = 0"),
+        ({"batch": 5000}, "batch=5000 does not fit the trace's 1152 decode tokens"),
     ],
 )
 def test_an_option_that_cannot_be_used_is_named(options: dict[str, object], words: str, problem: Build) -> None:

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from autotune import Failure, FailureKind, UsageError
 from autotune.hardware.tiers import GPU_HOST, RAM_DISK, check_scratch
+from evaluators.moe_cache.batching import batched
 from evaluators.moe_cache.machine import LayerWork
 from evaluators.moe_cache.model_shape import ModelShape
 from evaluators.moe_cache.plan import CachePlan
@@ -179,6 +180,17 @@ def test_the_evaluator_measures_what_the_profiled_one_predicts_by_name(scratch: 
     assert measured.metrics["hit_rate"].value == pytest.approx(expected.decode_hit_rate)
     assert measured.notes["slots"] == [3] * L
     assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize("theta", [1.0, 0.5])
+def test_sequences_decoded_together_are_looked_up_once_and_counted_all(scratch: Path, theta: float) -> None:
+    trace = batched(routing(tokens=16), 4)
+    evaluator = real(scratch, trace=trace)
+    measured = evaluator(config(theta=[theta] * L)).values()
+    evaluator.close()
+    slots = int(3 / theta)
+    assert measured["hit_rate"] == pytest.approx(replay(trace.passes(), "lru", slots).decode_hit_rate)
+    assert measured["tokens_per_s"] == pytest.approx(4 * 1000 / measured["token_latency_ms"])
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,8 @@ class Counters:
     """What a run counted, by phase and layer ``(2, L)`` or by phase ``(2,)``; seconds, bytes and numbers of experts.
 
     `late_s` is the part of `idle_s` in which experts were waited for that had been predicted. `expert_s` holds ``(phase,
-    tokens, rows, seconds)`` of every segment; on CUDA the seconds are NaN, as timing each would serialise them.
+    tokens, rows, seconds)`` of every segment; on CUDA the seconds are NaN, as timing each would serialise them. `loads` is
+    how many experts, or rests of experts, were brought and used.
     """
 
     lookups: npt.NDArray[np.int64]
@@ -65,6 +66,7 @@ class Counters:
     started: npt.NDArray[np.int64]
     used: npt.NDArray[np.int64]
     expert_s: list[tuple[int, int, int, float]]
+    loads: int = 0
 
     @classmethod
     def empty(cls, n_layers: int) -> Counters:
@@ -320,6 +322,7 @@ class OffloadedExperts:
         transfer = load.transfer
         assert transfer is not None
         transfer.wait()  # it has arrived, or broke
+        self.counters.loads += 1
         at = load.first
         if load.slot is not None:
             at = len(load.slot.rows)

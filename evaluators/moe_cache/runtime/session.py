@@ -46,7 +46,7 @@ class Session:
 
     def run(self, plan: CachePlan) -> StackRun:
         """One run of the whole trace."""
-        needed = bytes_needed(self._layout, plan, self._trace.n_experts, self._trace.top_k)
+        needed = bytes_needed(self._layout, plan, self._trace.n_experts, self._trace.widest_decode)
         if self._memory is None or self._memory.nbytes < needed:
             self._memory = self._stack = None  # freed before the larger one is taken
             self._memory = FastMemory(needed, self._tier.device)

@@ -101,7 +101,7 @@ class LayerStack:
             if plan.prefetch_depth
             else {}
         )
-        experts = OffloadedExperts(self._tier, self._memory, plan, caches, self._trace.top_k)
+        experts = OffloadedExperts(self._tier, self._memory, plan, caches, self._trace.widest_decode)
         latency, dense = np.empty(passes.n_passes), np.zeros(passes.n_passes)
         moved, wasted = np.empty(passes.n_passes), np.empty(passes.n_passes)
         next_use = rows.next_use
