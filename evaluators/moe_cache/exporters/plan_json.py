@@ -49,6 +49,7 @@ def document(plan: CachePlan, subject: Subject) -> dict[str, Any]:
         "trace_model": subject.trace,
         "policy": policy,
         "prefetch_depth_layers": plan.prefetch_depth,
+        "predictor": str(plan.predictor) if plan.prefetch_depth else None,
         "cpu_threshold_tokens": plan.cpu_threshold_tokens,
         "memory": {
             "budget_bytes": subject.budget_bytes,

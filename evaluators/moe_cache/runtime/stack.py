@@ -97,7 +97,7 @@ class LayerStack:
         state, rows = prepare(passes, policy, slots, popularity, plan.lcp)
         caches = Caches(policy, rows.decay, slots.tolist(), state)
         ahead = (
-            _ahead(lookahead(self._trace, plan.prefetch_depth).batches, plan.prefetch_depth)
+            _ahead(lookahead(self._trace, plan.prefetch_depth, plan.predictor).batches, plan.prefetch_depth)
             if plan.prefetch_depth
             else {}
         )
