@@ -152,7 +152,7 @@ def with_accuracy(trace: RoutingTrace, accuracy: float, seed: int, depths: int =
 
 
 @njit(cache=True, nogil=True)
-def _learn(chosen: Int16, depth: int, followed: Counts, seen: Counts, popular: Counts) -> None:
+def learn_successors(chosen: Int16, depth: int, followed: Counts, seen: Counts, popular: Counts) -> None:
     """Count one token, ``(L, k)``: which experts followed which, `depth` layers later."""
     n_layers, top_k = chosen.shape
     for layer in range(depth, n_layers):
@@ -167,34 +167,61 @@ def _learn(chosen: Int16, depth: int, followed: Counts, seen: Counts, popular: C
 
 
 @njit(cache=True, nogil=True)
+def likely_successors(
+    sources: Int16, followed: Counts, seen: Counts, popular: Counts, learned: int, out: Int16
+) -> None:
+    """Write the ``(k,)`` experts that most likely follow a token's `sources`, best first, by one layer's counts.
+
+    Args:
+        followed, seen, popular: of the layer: ``(N, N)``, ``(N,)``, ``(N,)``.
+        learned: tokens counted so far, at least 1.
+        out: ``(k,)``; where fewer were ever seen, the rest is left as it is.
+    """
+    top_k = len(sources)
+    # Far below any share, so that it decides between experts that are else equal or unseen.
+    score = popular / (1e3 * top_k * learned * learned)
+    for source in sources:
+        if seen[source] > 0:
+            score += followed[source] / seen[source]
+    for b in range(top_k):
+        best = np.argmax(score)
+        if score[best] <= 0.0:
+            break
+        out[b] = best
+        score[best] = -1.0
+
+
+@njit(cache=True, nogil=True)
+def most_popular(counts: Counts, out: Int16) -> None:
+    """Write the experts with the largest of ``(N,)`` counts, as many as `out` holds; never one without any."""
+    left = counts.copy()
+    for b in range(len(out)):
+        best = np.argmax(left)
+        if left[best] <= 0:
+            break
+        out[b] = best
+        left[best] = -1
+
+
+@njit(cache=True, nogil=True)
 def _predict_by_affinity(
     experts: Int16, token_pass: npt.NDArray[np.int32], n_experts: int, depth: int, out: Int16
 ) -> None:
-    n_tokens, n_layers, top_k = experts.shape
+    n_tokens, n_layers, _ = experts.shape
     followed = np.zeros((n_layers, n_experts, n_experts), dtype=np.int64)
     seen = np.zeros((n_layers, n_experts), dtype=np.int64)
     popular = np.zeros((n_layers, n_experts), dtype=np.int64)
-    score = np.empty(n_experts)
     learned = 0
     for token in range(n_tokens):
         while token_pass[learned] < token_pass[token]:
-            _learn(experts[learned], depth, followed, seen, popular)
+            learn_successors(experts[learned], depth, followed, seen, popular)
             learned += 1
         for layer in range(depth, n_layers):
             if experts[token, layer, 0] < 0 or experts[token, layer - depth, 0] < 0 or learned == 0:
                 continue
-            # Far below any share, so that it decides between experts that are else equal or unseen.
-            score[:] = popular[layer] / (1e3 * top_k * learned * learned)
-            for a in range(top_k):
-                source = experts[token, layer - depth, a]
-                if seen[layer, source] > 0:
-                    score += followed[layer, source] / seen[layer, source]
-            for b in range(top_k):
-                best = np.argmax(score)
-                if score[best] <= 0.0:
-                    break
-                out[token, layer, b] = best
-                score[best] = -1.0
+            likely_successors(
+                experts[token, layer - depth], followed[layer], seen[layer], popular[layer], learned, out[token, layer]
+            )
 
 
 @njit(cache=True, nogil=True)
@@ -202,7 +229,6 @@ def _predict_by_popularity(experts: Int16, token_pass: npt.NDArray[np.int32], n_
     n_tokens, n_layers, top_k = experts.shape
     count = np.zeros((n_layers, n_experts), dtype=np.int64)
     most = np.full((n_layers, top_k), -1, dtype=np.int16)
-    left = np.empty(n_experts, dtype=np.int64)
     learned = 0
     for token in range(n_tokens):
         if token_pass[learned] < token_pass[token]:
@@ -213,13 +239,7 @@ def _predict_by_popularity(experts: Int16, token_pass: npt.NDArray[np.int32], n_
                             count[layer, experts[learned, layer, a]] += 1
                 learned += 1
             for layer in range(n_layers):
-                left[:] = count[layer]
-                for b in range(top_k):
-                    best = np.argmax(left)
-                    if left[best] <= 0:
-                        break
-                    most[layer, b] = best
-                    left[best] = -1
+                most_popular(count[layer], most[layer])
         for layer in range(n_layers):
             if experts[token, layer, 0] >= 0:
                 out[token, layer] = most[layer]
