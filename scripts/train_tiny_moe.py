@@ -25,7 +25,7 @@ from evaluators.moe_cache.formats import save_trace
 from evaluators.moe_cache.recording.corpus import Document, standard_library
 from evaluators.moe_cache.recording.loop import Generation, record_turns
 from evaluators.moe_cache.recording.tiny_moe import TinyMoE, TinyMoEConfig
-from evaluators.moe_cache.recording.tiny_recording import TinyRoutedModel, held_out_prompts
+from evaluators.moe_cache.recording.tiny_recording import TinyRoutedModel, held_out_prompts, load_tiny, save_tiny
 from evaluators.moe_cache.recording.training import Progress, TrainingOptions, held_out_bits_per_byte, train
 
 
@@ -73,10 +73,7 @@ def _model(
     documents: tuple[Document, ...], options: TrainingOptions, weights: Path | None
 ) -> tuple[TinyMoE, dict[str, Any]]:
     if weights is not None and weights.exists():
-        kept = torch.load(weights, weights_only=True)
-        model = TinyMoE(TinyMoEConfig())
-        model.load_state_dict(kept["state"])
-        return model.eval(), kept["trained"]
+        return load_tiny(weights), torch.load(weights, weights_only=True)["trained"]
     started = time.perf_counter()
 
     def show(progress: Progress) -> None:
@@ -93,7 +90,7 @@ def _model(
         "held_out_bits_per_byte": {k: round(v, 3) for k, v in held_out_bits_per_byte(model, documents).items()},
     }
     if weights is not None:
-        torch.save({"state": model.state_dict(), "trained": trained}, weights)
+        save_tiny(model, weights, trained)
     return model, trained
 
 

@@ -29,6 +29,7 @@ from evaluators.moe_cache.model_config import from_config_json
 from evaluators.moe_cache.model_shape import ModelShape
 from evaluators.moe_cache.plan import MAX_CPU_THRESHOLD_TOKENS, MAX_PREFETCH_DEPTH, Costs, Ints
 from evaluators.moe_cache.policies import LCP_OMEGA, LCP_RHO
+from evaluators.moe_cache.predict import offered
 from evaluators.moe_cache.presets import PRESETS, preset
 from evaluators.moe_cache.profiled import METRICS, MIB, Profiled
 from evaluators.moe_cache.real import Real
@@ -265,6 +266,9 @@ def _space(trace: RoutingTrace, costs: Costs, memory: Memory, max_depth: int) ->
         Float("lcp_omega", 1.0, 4096.0, log=True, when="policy == 'lcp'", default=LCP_OMEGA),
         Int("prefetch_depth", 0, max_depth, default=0),
     ]
+    if max_depth:
+        predictors = [predictor.value for predictor in offered(trace)]
+        parameters.append(Categorical("predictor", predictors, when="prefetch_depth > 0"))
     if costs.cpu_expert_ms is not None:
         parameters.append(Int("cpu_threshold_tokens", 0, MAX_CPU_THRESHOLD_TOKENS, default=0))
     # Every layer ahead that is fetched for needs staging buffers of its own, out of the same memory.
@@ -282,6 +286,8 @@ def _uniform(
         "policy": policy,
         "prefetch_depth": depth,
     }
+    if depth:
+        config["predictor"] = offered(trace)[0].value
     if policy == "lcp":
         config |= {"lcp_rho": LCP_RHO, "lcp_omega": LCP_OMEGA}
     if costs.cpu_expert_ms is not None:

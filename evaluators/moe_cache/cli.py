@@ -1,4 +1,4 @@
-"""`autotune trace`: record routing traces, look at them, convert them."""
+"""`autotune trace`: record routing traces, look at them, convert them, and generate under a plan that was tuned on one."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from autotune.cli.common import JsonOption, console, print_json, table
+from autotune.cli.common import DEFAULT_STORAGE, JsonOption, StorageOption, console, print_json, table
 from autotune.errors import UsageError
 from autotune.text import number
 
 if TYPE_CHECKING:
+    from evaluators.moe_cache.plan_file import PlanFile
     from evaluators.moe_cache.recording.loop import RecordingProgress
+    from evaluators.moe_cache.runtime.comparison import Comparison
 
 app = typer.Typer(help="Routing traces of mixture-of-experts models.", no_args_is_help=True)
 
@@ -156,3 +158,89 @@ def convert(
         print_json({"trace": str(out), "model": loaded.model, "tokens": loaded.n_tokens, "bytes": out.stat().st_size})
         return
     console.print(f"wrote {out} ({out.stat().st_size / 2**10:.0f} KiB)")
+
+
+@app.command()
+def generate(
+    checkpoint: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR",
+            help="Local Hugging Face checkpoint of a MoE model, or the weights of scripts/train_tiny_moe.py.",
+        ),
+    ],
+    prompt: Annotated[str, typer.Option(help="Text to continue.")],
+    study: Annotated[str | None, typer.Option(help="Run the best configuration of this study.")] = None,
+    plan: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Run this plan, which autotune export --format plan wrote.")
+    ] = None,
+    storage: StorageOption = DEFAULT_STORAGE,
+    trial: Annotated[int | None, typer.Option(help="Of the study: another configuration than the best.")] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate, the likeliest each time.")] = 64,
+    tier: Annotated[str, typer.Option(help="auto, ram<-disk or gpu<-host.")] = "auto",
+    scratch: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder on the disk to keep experts on; the cache folder if left out."),
+    ] = None,
+    bytes_: Annotated[bool, typer.Option("--bytes", help="Feed UTF-8 bytes instead of the model's tokens.")] = False,
+    compare: Annotated[
+        bool, typer.Option(help="Generate without offloading too, which takes the memory of the whole model.")
+    ] = True,
+    json_: JsonOption = False,
+) -> None:
+    """Generate text with a checkpoint whose experts are offloaded as a study's best configuration, or a plan, says.
+
+    Example: autotune trace generate --checkpoint ./OLMoE-1B-7B --study demo --prompt "Once upon a time"
+    """
+    from evaluators.moe_cache.runtime import comparison  # noqa: PLC0415
+
+    given = _plan(study, storage, trial, plan)
+    found = comparison.compare(
+        checkpoint.expanduser(), given, prompt, tokens, tier=tier, scratch=scratch, as_bytes=bytes_, resident=compare,
+        progress=lambda what: print(what, file=sys.stderr, flush=True),
+    )  # fmt: skip
+    if json_:
+        print_json(found.to_dict())
+    else:
+        _show(found)
+
+
+def _plan(study: str | None, storage: str, trial: int | None, plan: Path | None) -> PlanFile:
+    from evaluators.moe_cache.plan_file import read_plan  # noqa: PLC0415
+
+    if (study is None) == (plan is None) or (plan is not None and trial is not None):
+        raise UsageError("give either --study NAME, with --trial N if it is not to be the best, or --plan FILE")
+    if plan is not None:
+        try:
+            return read_plan(plan.expanduser().read_text(encoding="utf-8"), f"--plan {plan}")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(
+                f"--plan {plan} cannot be read ({error}); give a file of autotune export --format plan"
+            ) from None
+    from autotune.cli.studies import open_for_reading  # noqa: PLC0415
+
+    return read_plan(open_for_reading(study, storage).export("plan", trial).text, f"study {study}")
+
+
+def _show(found: Comparison) -> None:
+    told = found.to_dict()
+    console.print(found.text, soft_wrap=True)
+    columns = [
+        "",
+        "tokens/s",
+        "ms per token",
+        "prefill ms",
+        "hit rate",
+        "moved MiB per token",
+        "experts MiB",
+        "weights MiB",
+    ]
+    keys = ["tokens_per_s", "token_latency_ms", "prefill_ms", "hit_rate", "moved_mib", "experts_mib", "weights_mib"]
+    rows = [[name, *(number(told[name].get(key)) for key in keys)] for name in ("offloaded", "resident") if told[name]]
+    console.print()
+    console.print(table(None, columns, rows, right=columns[1:]))
+    if found.resident is not None:
+        agree = "the same tokens" if found.parts_at is None else f"the tokens part at token {found.parts_at}"
+        console.print(
+            f"{agree} as without offloading; logits differ by at most {found.logit_difference:.2g} ({found.tiers})"
+        )

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from autotune.errors import UsageError
 from evaluators.moe_cache.policies import LCP_OMEGA, LCP_RHO, Lcp, Policy
+from evaluators.moe_cache.predict import Predictor
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -32,6 +33,7 @@ class CachePlan:
         lcp_rho, lcp_omega: constants of the `lcp` policy.
         prefetch_depth: layers ahead whose experts are predicted and fetched, 0 to 3; 0 is off.
         cpu_threshold_tokens: a missing expert with at most so many tokens runs on the slow tier; 0 is never.
+        predictor: one of `Predictor`; says nothing where `prefetch_depth` is 0.
 
     Raises:
         UsageError: for a value outside its range.
@@ -44,11 +46,13 @@ class CachePlan:
     lcp_omega: float = LCP_OMEGA
     prefetch_depth: int = 0
     cpu_threshold_tokens: int = 0
+    predictor: str = Predictor.RECORDED
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "budget_bytes", tuple(self.budget_bytes))
         object.__setattr__(self, "theta", tuple(self.theta))
         Policy.parse(self.policy)
+        Predictor.parse(self.predictor)
         if not self.budget_bytes or len(self.budget_bytes) != len(self.theta):
             raise UsageError(
                 f"the plan has {len(self.budget_bytes)} budget_bytes and {len(self.theta)} theta; give one of each per layer"

@@ -1,7 +1,8 @@
-"""Which experts a later layer will need: recorded predictions, a causal affinity predictor, and a fixed accuracy."""
+"""Which experts a later layer will need: recorded predictions, causal predictors, an oracle, and a fixed accuracy."""
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
@@ -14,8 +15,27 @@ from evaluators.moe_cache.trace import Batches, Int16, RoutingTrace
 
 Counts = npt.NDArray[np.int64]
 
-RECORDED = "recorded"
-AFFINITY = "affinity"
+
+class Predictor(enum.StrEnum):
+    """Where predictions come from. All but `ORACLE` know only what a running engine would."""
+
+    RECORDED = "recorded"  # this layer's activations through the later layer's router (arXiv:2312.17238, section 3.2)
+    AFFINITY = "affinity"  # what followed this layer's choice before
+    POPULARITY = "popularity"  # the later layer's most used experts so far
+    ORACLE = "oracle"  # the trace's own future, for limits: nobody can deploy it
+
+    @classmethod
+    def parse(cls, name: str) -> Predictor:
+        try:
+            return cls(name)
+        except ValueError:
+            raise UsageError(f"predictor {name!r} is unknown; use one of: {', '.join(cls)}") from None
+
+
+def offered(trace: RoutingTrace) -> tuple[Predictor, ...]:
+    """The predictors that an engine could run and that this trace can replay, its own recordings first."""
+    causal = (Predictor.AFFINITY, Predictor.POPULARITY)
+    return (Predictor.RECORDED, *causal) if _recorded_depths(trace) else causal
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,35 +43,56 @@ class Lookahead:
     """The experts predicted for every layer, as batches.
 
     Layer l is predicted from ``min(l, depth)`` layers before it, so layer 0 has none. `predictors` names, for each depth
-    from 1, where its predictions came from: ``recorded`` by the trace, or ``affinity``.
+    from 1, where its predictions came from: a `Predictor`.
     """
 
     batches: Batches
     predictors: tuple[str, ...]
 
 
-_CACHE: WeakKeyDictionary[RoutingTrace, dict[int, Lookahead]] = WeakKeyDictionary()
+_CACHE: WeakKeyDictionary[RoutingTrace, dict[tuple[int, Predictor], Lookahead]] = WeakKeyDictionary()
 _AFFINITY: WeakKeyDictionary[RoutingTrace, dict[int, Int16]] = WeakKeyDictionary()
+_POPULARITY: WeakKeyDictionary[RoutingTrace, Int16] = WeakKeyDictionary()
 
 
-def lookahead(trace: RoutingTrace, depth: int) -> Lookahead:
-    """Predictions for prefetching `depth` layers ahead (at least 1). Computed once per trace and depth.
+def lookahead(trace: RoutingTrace, depth: int, predictor: str = Predictor.RECORDED) -> Lookahead:
+    """Predictions for prefetching `depth` layers ahead (at least 1). Computed once per trace, depth and predictor.
 
-    Recorded predictions are taken where the trace has that depth, else the affinity predictor learns from the trace.
+    For ``recorded``, depths that the trace has not recorded are predicted by ``affinity``.
+
+    Raises:
+        UsageError: for an unknown predictor.
     """
+    chosen = Predictor.parse(predictor)
     known = _CACHE.setdefault(trace, {})
-    if depth not in known:
-        recorded = 0 if trace.predicted is None else len(trace.predicted)
+    if (depth, chosen) not in known:
         picks = np.full(trace.experts.shape, -1, dtype=np.int16)
-        names = tuple(RECORDED if d <= recorded else AFFINITY for d in range(1, depth + 1))
+        names = tuple(_used(trace, chosen, d).value for d in range(1, depth + 1))
         for d in range(1, min(depth, trace.n_layers - 1) + 1):
             layers = slice(d, None) if d == depth else slice(d, d + 1)
-            if trace.predicted is not None and d <= recorded:
-                picks[:, layers] = trace.predicted[d - 1][:, layers]
-            else:
-                picks[:, layers] = affinity_predictions(trace, d)[:, layers]
-        known[depth] = Lookahead(trace.batches_of(picks), names)
-    return known[depth]
+            picks[:, layers] = _picks(trace, _used(trace, chosen, d), d)[:, layers]
+        known[depth, chosen] = Lookahead(trace.batches_of(picks), names)
+    return known[depth, chosen]
+
+
+def _recorded_depths(trace: RoutingTrace) -> int:
+    return 0 if trace.predicted is None else len(trace.predicted)
+
+
+def _used(trace: RoutingTrace, predictor: Predictor, depth: int) -> Predictor:
+    """What really predicts at a depth: recordings end somewhere."""
+    missing = predictor is Predictor.RECORDED and depth > _recorded_depths(trace)
+    return Predictor.AFFINITY if missing else predictor
+
+
+def _picks(trace: RoutingTrace, predictor: Predictor, depth: int) -> Int16:
+    """``(T, L, k)``; what stands at layers below `depth` is no prediction."""
+    if predictor is Predictor.RECORDED:
+        assert trace.predicted is not None
+        return np.asarray(trace.predicted[depth - 1], dtype=np.int16)
+    if predictor is Predictor.AFFINITY:
+        return affinity_predictions(trace, depth)
+    return popularity_predictions(trace) if predictor is Predictor.POPULARITY else trace.experts
 
 
 def affinity_predictions(trace: RoutingTrace, depth: int) -> Int16:
@@ -67,6 +108,18 @@ def affinity_predictions(trace: RoutingTrace, depth: int) -> Int16:
         _predict_by_affinity(trace.experts, trace.token_pass, trace.n_experts, depth, picks)
         known[depth] = picks
     return known[depth]
+
+
+def popularity_predictions(trace: RoutingTrace) -> Int16:
+    """``(T, L, k)``: the experts of each layer that most tokens of the passes before went to, most first; -1 is none.
+
+    Among equals the lower index. The same for every token of a pass, but a prefill token that skips a layer has none there.
+    """
+    if trace not in _POPULARITY:
+        picks = np.full(trace.experts.shape, -1, dtype=np.int16)
+        _predict_by_popularity(trace.experts, trace.token_pass, trace.n_experts, picks)
+        _POPULARITY[trace] = picks
+    return _POPULARITY[trace]
 
 
 def with_accuracy(trace: RoutingTrace, accuracy: float, seed: int, depths: int = 3) -> RoutingTrace:
@@ -99,7 +152,7 @@ def with_accuracy(trace: RoutingTrace, accuracy: float, seed: int, depths: int =
 
 
 @njit(cache=True, nogil=True)
-def _learn(chosen: Int16, depth: int, followed: Counts, seen: Counts, popular: Counts) -> None:
+def learn_successors(chosen: Int16, depth: int, followed: Counts, seen: Counts, popular: Counts) -> None:
     """Count one token, ``(L, k)``: which experts followed which, `depth` layers later."""
     n_layers, top_k = chosen.shape
     for layer in range(depth, n_layers):
@@ -114,31 +167,79 @@ def _learn(chosen: Int16, depth: int, followed: Counts, seen: Counts, popular: C
 
 
 @njit(cache=True, nogil=True)
+def likely_successors(
+    sources: Int16, followed: Counts, seen: Counts, popular: Counts, learned: int, out: Int16
+) -> None:
+    """Write the ``(k,)`` experts that most likely follow a token's `sources`, best first, by one layer's counts.
+
+    Args:
+        followed, seen, popular: of the layer: ``(N, N)``, ``(N,)``, ``(N,)``.
+        learned: tokens counted so far, at least 1.
+        out: ``(k,)``; where fewer were ever seen, the rest is left as it is.
+    """
+    top_k = len(sources)
+    # Far below any share, so that it decides between experts that are else equal or unseen.
+    score = popular / (1e3 * top_k * learned * learned)
+    for source in sources:
+        if seen[source] > 0:
+            score += followed[source] / seen[source]
+    for b in range(top_k):
+        best = np.argmax(score)
+        if score[best] <= 0.0:
+            break
+        out[b] = best
+        score[best] = -1.0
+
+
+@njit(cache=True, nogil=True)
+def most_popular(counts: Counts, out: Int16) -> None:
+    """Write the experts with the largest of ``(N,)`` counts, as many as `out` holds; never one without any."""
+    left = counts.copy()
+    for b in range(len(out)):
+        best = np.argmax(left)
+        if left[best] <= 0:
+            break
+        out[b] = best
+        left[best] = -1
+
+
+@njit(cache=True, nogil=True)
 def _predict_by_affinity(
     experts: Int16, token_pass: npt.NDArray[np.int32], n_experts: int, depth: int, out: Int16
 ) -> None:
-    n_tokens, n_layers, top_k = experts.shape
+    n_tokens, n_layers, _ = experts.shape
     followed = np.zeros((n_layers, n_experts, n_experts), dtype=np.int64)
     seen = np.zeros((n_layers, n_experts), dtype=np.int64)
     popular = np.zeros((n_layers, n_experts), dtype=np.int64)
-    score = np.empty(n_experts)
     learned = 0
     for token in range(n_tokens):
         while token_pass[learned] < token_pass[token]:
-            _learn(experts[learned], depth, followed, seen, popular)
+            learn_successors(experts[learned], depth, followed, seen, popular)
             learned += 1
         for layer in range(depth, n_layers):
             if experts[token, layer, 0] < 0 or experts[token, layer - depth, 0] < 0 or learned == 0:
                 continue
-            # Far below any share, so that it decides between experts that are else equal or unseen.
-            score[:] = popular[layer] / (1e3 * top_k * learned * learned)
-            for a in range(top_k):
-                source = experts[token, layer - depth, a]
-                if seen[layer, source] > 0:
-                    score += followed[layer, source] / seen[layer, source]
-            for b in range(top_k):
-                best = np.argmax(score)
-                if score[best] <= 0.0:
-                    break
-                out[token, layer, b] = best
-                score[best] = -1.0
+            likely_successors(
+                experts[token, layer - depth], followed[layer], seen[layer], popular[layer], learned, out[token, layer]
+            )
+
+
+@njit(cache=True, nogil=True)
+def _predict_by_popularity(experts: Int16, token_pass: npt.NDArray[np.int32], n_experts: int, out: Int16) -> None:
+    n_tokens, n_layers, top_k = experts.shape
+    count = np.zeros((n_layers, n_experts), dtype=np.int64)
+    most = np.full((n_layers, top_k), -1, dtype=np.int16)
+    learned = 0
+    for token in range(n_tokens):
+        if token_pass[learned] < token_pass[token]:
+            while token_pass[learned] < token_pass[token]:
+                for layer in range(n_layers):
+                    for a in range(top_k):
+                        if experts[learned, layer, a] >= 0:
+                            count[layer, experts[learned, layer, a]] += 1
+                learned += 1
+            for layer in range(n_layers):
+                most_popular(count[layer], most[layer])
+        for layer in range(n_layers):
+            if experts[token, layer, 0] >= 0:
+                out[token, layer] = most[layer]

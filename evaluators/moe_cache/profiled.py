@@ -8,6 +8,7 @@ from typing import Any
 from autotune.measurement import Measurement, Metric
 from evaluators.moe_cache.plan import CachePlan, Costs
 from evaluators.moe_cache.policies import LCP_OMEGA, LCP_RHO
+from evaluators.moe_cache.predict import Predictor
 from evaluators.moe_cache.timeline import TimelineResult, simulate
 from evaluators.moe_cache.trace import RoutingTrace
 
@@ -45,6 +46,7 @@ def plan_of(config: Mapping[str, Any]) -> CachePlan:
         lcp_omega=config.get("lcp_omega", LCP_OMEGA),
         prefetch_depth=config["prefetch_depth"],
         cpu_threshold_tokens=config.get("cpu_threshold_tokens", 0),
+        predictor=config.get("predictor", Predictor.RECORDED),
     )
 
 

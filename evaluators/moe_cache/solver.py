@@ -31,7 +31,7 @@ from evaluators.moe_cache.plan import (
     fiddler_threshold,
 )
 from evaluators.moe_cache.policies import Policy
-from evaluators.moe_cache.predict import lookahead
+from evaluators.moe_cache.predict import Predictor, lookahead, offered
 from evaluators.moe_cache.profiled import MIB, plan_of
 from evaluators.moe_cache.replay import hit_curves
 from evaluators.moe_cache.timeline import TimelineResult, simulate
@@ -67,16 +67,21 @@ class Memory:
 
 @dataclass(frozen=True)
 class Outer:
-    """The settings that the iteration is run for, one start each."""
+    """The settings that the iteration is run for, one start each.
+
+    Attributes:
+        predictor: of prefetches; None for the first that the trace offers.
+    """
 
     policy: str
     prefetch_depth: int
     cpu_threshold_tokens: int = 0
+    predictor: Predictor | None = None
 
     @property
     def name(self) -> str:
         cpu = f" cpu<={self.cpu_threshold_tokens}" if self.cpu_threshold_tokens else ""
-        return f"{self.policy} prefetch={self.prefetch_depth}{cpu}"
+        return f"{self.policy} prefetch={self.prefetch_depth}{cpu}{f' {self.predictor}' if self.predictor else ''}"
 
 
 _Move = Callable[[CachePlan], CachePlan | None]
@@ -112,12 +117,15 @@ class CacheSolver:
         self.thetas = np.asarray(thetas, dtype=np.float64)
         self.quanta = quanta
         thresholds = _thresholds(trace, costs)
+        self._usual, *others = offered(trace)
         self._outer = {
             outer.name: outer
             for policy in policies
             for depth in range(max_prefetch_depth + 1)
+            if memory.for_caches(depth) >= 0
             for threshold in thresholds
-            if memory.for_caches((outer := Outer(policy, depth, threshold)).prefetch_depth) >= 0
+            for predictor in ([None, *others] if depth else [None])
+            for outer in [Outer(policy, depth, threshold, predictor)]
         }
         if not self._outer:
             raise UsageError(
@@ -126,19 +134,33 @@ class CacheSolver:
             )
         self._hits: dict[str, npt.NDArray[np.int16]] = {}
         self._work: dict[int, tuple[Floats, Floats, Floats, Floats]] = {}
-        self._predicted: dict[int, tuple[Ints, Ints]] = {}
+        self._predicted: dict[tuple[int, Predictor], tuple[Ints, Ints]] = {}
         self._starts: tuple[str, ...] | None = None
 
     # ------------------------------------------------------ what the engine asks for
 
     def starts(self) -> Sequence[str]:
-        """Outer settings by their latency with equal budgets of whole experts, the shortest first."""
+        """Outer settings by their latency with equal budgets of whole experts, the shortest first.
+
+        Each depth and threshold has one predictor there, the one that is best with the first policy: which experts are
+        foreseen hardly depends on which of them leave, and all of them would take several times as long.
+        """
         if self._starts is None:
-            latency = {
-                name: self._simulate(self.uniform(outer)).latency_ms.mean() for name, outer in self._outer.items()
+            first = next(iter(self._outer.values())).policy
+            latency = {outer: self._uniform_ms(outer) for outer in self._outer.values() if outer.policy == first}
+            best: dict[tuple[int, int], Outer] = {}
+            for outer in sorted(latency, key=lambda o: latency[o]):
+                best.setdefault((outer.prefetch_depth, outer.cpu_threshold_tokens), outer)
+            chosen = {
+                other: latency[other] if other in latency else self._uniform_ms(other)
+                for other in self._outer.values()
+                if other.predictor == best[other.prefetch_depth, other.cpu_threshold_tokens].predictor
             }
-            self._starts = tuple(sorted(latency, key=lambda name: latency[name]))
+            self._starts = tuple(outer.name for outer in sorted(chosen, key=lambda o: chosen[o]))
         return self._starts
+
+    def _uniform_ms(self, outer: Outer) -> float:
+        return float(self._simulate(self.uniform(outer)).latency_ms.mean())
 
     def initial(self, start: str) -> Floats:
         """What equal budgets of whole experts cause where nothing is demanded."""
@@ -221,6 +243,7 @@ class CacheSolver:
             policy=outer.policy,
             prefetch_depth=outer.prefetch_depth,
             cpu_threshold_tokens=outer.cpu_threshold_tokens,
+            predictor=outer.predictor or self._usual,
         )
 
     def solve(self, outer: Outer, coupling: Floats) -> tuple[CachePlan, Floats]:
@@ -240,6 +263,7 @@ class CacheSolver:
             policy=outer.policy,
             prefetch_depth=outer.prefetch_depth,
             cpu_threshold_tokens=outer.cpu_threshold_tokens,
+            predictor=outer.predictor or self._usual,
         )
         return plan, np.asarray(demand)
 
@@ -280,7 +304,7 @@ class CacheSolver:
     def _layer_passes(self, outer: Outer, layer: int) -> LayerPasses:
         if outer.policy not in self._hits:
             self._hits[outer.policy] = hit_curves(self.trace.passes(), outer.policy)
-        right, wrong = self._predictions(outer.prefetch_depth)
+        right, wrong = self._predictions(outer.prefetch_depth, outer.predictor or self._usual)
         hits = np.ascontiguousarray(self._hits[outer.policy][:, layer])
         work = self._pass_work(outer.cpu_threshold_tokens)
         lookups, mean_ms, slow_share, slow_ms = (np.ascontiguousarray(part[:, layer]) for part in work)
@@ -316,23 +340,23 @@ class CacheSolver:
             )
         return self._work[cpu_threshold_tokens]
 
-    def _predictions(self, depth: int) -> tuple[Ints, Ints]:
+    def _predictions(self, depth: int, predictor: Predictor) -> tuple[Ints, Ints]:
         """``(P, L)`` counts of experts that were predicted and needed, and predicted in vain, per decode pass."""
-        if depth not in self._predicted:
+        if (depth, predictor) not in self._predicted:
             needed = self.trace.passes()
             decode = needed.pass_phase == DECODE
             shape = (needed.n_passes, needed.n_layers)
             right = np.zeros(shape, dtype=np.int64)
             wrong = np.zeros(shape, dtype=np.int64)
             if depth:
-                ahead = lookahead(self.trace, depth).batches
+                ahead = lookahead(self.trace, depth, predictor).batches
                 keys = ahead.row_of_entry * needed.n_experts + ahead.experts
                 wanted = needed.row_of_entry * needed.n_experts + needed.experts
                 used = np.isin(keys, wanted)
                 right = np.bincount(ahead.row_of_entry[used], minlength=right.size).reshape(shape)
                 wrong = np.bincount(ahead.row_of_entry[~used], minlength=right.size).reshape(shape)
-            self._predicted[depth] = right[decode], wrong[decode]
-        return self._predicted[depth]
+            self._predicted[depth, predictor] = right[decode], wrong[decode]
+        return self._predicted[depth, predictor]
 
     def _simulate(self, plan: CachePlan) -> TimelineResult:
         return simulate(self.trace, plan, self.costs)
@@ -361,6 +385,8 @@ def config_of(plan: CachePlan, costs: Costs) -> dict[str, Any]:
         "policy": plan.policy,
         "prefetch_depth": plan.prefetch_depth,
     }
+    if plan.prefetch_depth:
+        config["predictor"] = str(plan.predictor)
     if plan.policy == Policy.LCP:
         config |= {"lcp_rho": plan.lcp_rho, "lcp_omega": plan.lcp_omega}
     if costs.cpu_expert_ms is not None:

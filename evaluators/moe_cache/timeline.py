@@ -128,8 +128,8 @@ def simulate(
     """Simulate every token of a trace under a plan.
 
     Args:
-        trace: the routing; its recorded predictions are used for prefetching, else the causal affinity predictor.
-        plan: budgets, splits, policy, prefetching.
+        trace: the routing.
+        plan: budgets, splits, policy, prefetching and its predictor.
         costs: the tier pair.
         popularity: ``(L, N)`` counts that place the `static` policy's experts; None takes the trace's own, in hindsight.
 
@@ -141,7 +141,7 @@ def simulate(
     policy = Policy.parse(plan.policy)
     slots = plan.slots(costs.expert_bytes, trace.n_experts)
     state, rows = prepare(batches, policy, slots, popularity, plan.lcp)
-    ahead = lookahead(trace, plan.prefetch_depth) if plan.prefetch_depth else None
+    ahead = lookahead(trace, plan.prefetch_depth, plan.predictor) if plan.prefetch_depth else None
     ahead_batches = batches if ahead is None else ahead.batches
     record = kernels.empty_record(batches.n_passes, trace.n_layers)
     tiers = _tiers(plan, costs, slots)
@@ -174,8 +174,8 @@ def simulate_many(
     one = partial(simulate, trace, costs=costs, popularity=popularity)
     # What the plans share is computed once, before threads could compute it twice.
     trace.passes()
-    for depth in sorted({plan.prefetch_depth for plan in plans} - {0}):
-        lookahead(trace, depth)
+    for depth, predictor in sorted({(plan.prefetch_depth, plan.predictor) for plan in plans if plan.prefetch_depth}):
+        lookahead(trace, depth, predictor)
     if threads <= 1:
         return [one(plan) for plan in plans]
     with ThreadPoolExecutor(threads) as pool:

@@ -80,9 +80,32 @@ def test_no_configuration_of_the_space_uses_more_than_the_budget(shipped: Proble
 
 
 def test_staging_for_prefetch_is_paid_out_of_the_same_memory(shipped: Problem) -> None:
-    broken = shipped.space.explain({**shipped.default, "prefetch_depth": 3})
+    broken = shipped.space.explain({**shipped.default, "prefetch_depth": 3, "predictor": "recorded"})
     assert len(broken) == 1
     assert "prefetch_depth" in broken[0]
+
+
+def test_the_predictor_is_a_knob_of_prefetching_and_no_oracle_is_offered(problem: Build, tmp_path: Path) -> None:
+    shipped = problem()
+    _, evaluate = shipped.evaluator(None)
+    base = shipped.baselines["prefetch-only"]
+    found = {}
+    for predictor in ("recorded", "affinity", "popularity"):
+        config = {**base, "predictor": predictor}
+        assert shipped.space.explain(config) == []
+        measured = evaluate(config)
+        assert measured.notes["predictors"] == (predictor,)
+        found[predictor] = measured.metrics["prefetch_precision"].value
+    assert len(set(found.values())) == 3
+    stored_before = {name: value for name, value in base.items() if name != "predictor"}
+    assert evaluate(stored_before).metrics["prefetch_precision"].value == found["recorded"]
+    assert shipped.space.explain({**base, "predictor": "oracle"}) != []
+    assert shipped.space.explain({**shipped.default, "predictor": "affinity"}) != []  # nothing is prefetched
+    # For limits it is there all the same.
+    assert evaluate({**base, "predictor": "oracle"}).metrics["prefetch_precision"].value == 1.0
+    bare = problem(trace=str(small_trace(tmp_path / "bare.moetrace.npz")))
+    assert bare.baselines["prefetch-only"]["predictor"] == "affinity"
+    assert bare.space.explain({**bare.baselines["prefetch-only"], "predictor": "recorded"}) != []
 
 
 def test_prefetch_only_caches_nothing(shipped: Problem) -> None:

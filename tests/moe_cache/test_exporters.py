@@ -252,9 +252,19 @@ def test_the_plan_is_what_its_schema_says(policy: str) -> None:
         "staging_bytes": 2 * 2 * EXPERT,
         "caches_bytes": round(7.5 * EXPERT),
     }
+    assert document["predictor"] == "recorded"
     assert [layer["decoder_layer"] for layer in document["layers"]] == [1, 2, 3, 4]
     assert document["layers"][3]["experts_by_popularity"] == [3, 0, 1, 2]
     assert export("plan", config(policy=policy, **constants)).cannot == ()
+
+
+def test_the_predictor_is_in_the_plan_where_something_is_prefetched() -> None:
+    given = json.loads(export("plan", config(prefetch_depth=1, predictor="popularity")).text)
+    assert given["predictor"] == "popularity"
+    off = json.loads(export("plan", config()).text)
+    assert off["predictor"] is None
+    for document in (given, off):
+        jsonschema.validate(document, json.loads(SCHEMA.read_text()))
 
 
 def test_slots_of_split_experts_are_in_the_plan() -> None:
@@ -269,6 +279,7 @@ def test_slots_of_split_experts_are_in_the_plan() -> None:
         lambda d: d["policy"].update(name="newest"),
         lambda d: d["policy"].update(rho=0.5),
         lambda d: d["layers"][0].update(theta=1.5),
+        lambda d: d.update(predictor="guess"),
         lambda d: d.update(note="more"),
     ],
 )

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from autotune.errors import UsageError
 from evaluators.moe_cache.plan import by_tokens
-from evaluators.moe_cache.predict import affinity_predictions, lookahead, with_accuracy
+from evaluators.moe_cache.predict import (
+    Predictor,
+    affinity_predictions,
+    lookahead,
+    offered,
+    popularity_predictions,
+    with_accuracy,
+)
 from evaluators.moe_cache.trace import RoutingTrace
 
 from .traces import decode_trace, random_traces
@@ -88,6 +95,53 @@ def test_recorded_predictions_come_first_and_are_named() -> None:
     assert np.diff(ahead.batches.offsets).tolist() == [0, 1, 0, 0, 1, 1]
     assert ahead.batches.experts.tolist() == [3, 3, 2]
     assert lookahead(trace, 1).predictors == ("affinity",)
+
+
+def test_popularity_is_that_of_the_passes_before() -> None:
+    # A prompt of two tokens is one pass; expert 2 leads from there on, and among equals the lower index comes first.
+    picks = [[[0, 1], [2, 3]], [[0, 1], [2, 0]], [[3, 2], [1, 3]], [[3, 2], [3, 2]]]
+    trace = decode_trace(picks, 4, prefill=2)
+    predicted = popularity_predictions(trace)
+    assert (predicted[:2] == -1).all()
+    assert predicted[2].tolist() == [[0, 1], [2, 0]]
+    assert predicted[3].tolist() == [[0, 1], [2, 3]]  # layer 1 counts 1, 1, 2, 2
+    ahead = lookahead(trace, 2, "popularity")
+    assert ahead.predictors == ("popularity", "popularity")
+    assert np.diff(ahead.batches.offsets).tolist() == [0, 0, 0, 2, 0, 2]
+    assert ahead.batches.experts.tolist() == [2, 0, 2, 3]
+
+
+@given(random_traces(min_layers=2), st.data())
+@settings(deadline=None)
+def test_popularity_counts_what_was_used_most(trace: RoutingTrace, data: st.DataObject) -> None:
+    token = data.draw(st.integers(0, trace.n_tokens - 1))
+    layer = data.draw(st.integers(0, trace.n_layers - 1))
+    before = trace.experts[trace.token_pass < trace.token_pass[token], layer].ravel()
+    counts = np.bincount(before[before >= 0], minlength=trace.n_experts)
+    best = [int(e) for e in np.argsort(-counts, kind="stable")[: trace.top_k] if counts[e] > 0]
+    if trace.experts[token, layer, 0] < 0:
+        best = []
+    assert popularity_predictions(trace)[token, layer].tolist() == best + [-1] * (trace.top_k - len(best))
+
+
+@given(random_traces(min_layers=2), st.integers(1, 3))
+@settings(deadline=None, max_examples=30)
+def test_the_oracle_is_the_trace_itself(trace: RoutingTrace, depth: int) -> None:
+    wanted, ahead = trace.passes(), lookahead(trace, depth, "oracle").batches
+    later = wanted.row_of_entry % trace.n_layers > 0
+    np.testing.assert_array_equal(ahead.experts, wanted.experts[later])
+    np.testing.assert_array_equal(ahead.row_of_entry, wanted.row_of_entry[later])
+
+
+def test_a_trace_offers_what_an_engine_could_run() -> None:
+    trace = decode_trace([[[0], [1]]] * 3, 4)
+    assert offered(trace) == ("affinity", "popularity")
+    assert offered(with_accuracy(trace, 0.5, seed=0)) == ("recorded", "affinity", "popularity")
+    assert Predictor.ORACLE not in offered(trace)
+    recorded = with_accuracy(trace, 0.0, seed=0)
+    assert lookahead(recorded, 1, "affinity").batches.experts.tolist() == [1, 1]
+    with pytest.raises(UsageError, match="predictor 'psychic' is unknown; use one of: recorded, affinity"):
+        lookahead(trace, 1, "psychic")
 
 
 def test_times_by_tokens() -> None:

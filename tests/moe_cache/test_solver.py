@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -43,6 +45,24 @@ def test_what_it_proposes_fits_the_memory_and_predicts_its_own_latency() -> None
         result = simulate(trace, plan, machine)
         assert result.fast_memory_bytes <= memory.total_bytes
         assert run.best.loss == pytest.approx(float(result.latency_ms.mean()))
+
+
+def test_the_better_predictor_is_chosen() -> None:
+    """Successors that popularity does not foresee, and popularity that the last successor misleads about."""
+    tokens, experts = 120, 40
+    source = np.arange(tokens) % experts
+    rng = np.random.default_rng(0)
+    often = np.where(rng.random(tokens) < 0.6, 5, rng.integers(0, experts, tokens))
+    for layer_1, expected in (((source + 3) % experts, "affinity"), (often, "popularity")):
+        picks = np.stack([source, layer_1], axis=1)[:, :, None].astype(np.int16)
+        trace = RoutingTrace("made", experts, 1, picks, np.zeros(tokens, np.int32), np.full(tokens, DECODE, np.int8))
+        recorded = replace(trace, predicted=np.full((1, *picks.shape), experts - 1, dtype=np.int16))  # never right
+        solver = CacheSolver(recorded, made_costs(2, 0.4), Memory(4 * EXPERT_BYTES, EXPERT_BYTES), max_prefetch_depth=1)
+        starts = solver.starts()
+        assert len(starts) == 6 * 2
+        config = iterate(solver, next(s for s in starts if "prefetch=1" in s)).best.config
+        assert config["predictor"] == expected
+        assert "predictor" not in iterate(solver, next(s for s in starts if "prefetch=0" in s)).best.config
 
 
 def test_layers_that_repeat_get_less_than_layers_that_roam() -> None:

@@ -10,6 +10,7 @@ from autotune.exporting import Exported, NoOptions
 from autotune.space import Config
 from evaluators.moe_cache.exporters.subject import Subject
 from evaluators.moe_cache.plan import CachePlan
+from evaluators.moe_cache.plan_file import SCHEMA_NAME
 from evaluators.moe_cache.policies import Policy
 from evaluators.moe_cache.profiled import plan_of
 
@@ -35,7 +36,7 @@ def document(plan: CachePlan, subject: Subject) -> dict[str, Any]:
     if plan.policy == Policy.LCP:
         policy |= {"rho": plan.lcp_rho, "omega_tokens": plan.lcp_omega}
     return {
-        "schema": "autotune/moe-cache-plan",
+        "schema": SCHEMA_NAME,
         "schema_version": _VERSION,
         "model": {
             "name": model.name,
@@ -49,6 +50,7 @@ def document(plan: CachePlan, subject: Subject) -> dict[str, Any]:
         "trace_model": subject.trace,
         "policy": policy,
         "prefetch_depth_layers": plan.prefetch_depth,
+        "predictor": str(plan.predictor) if plan.prefetch_depth else None,
         "cpu_threshold_tokens": plan.cpu_threshold_tokens,
         "memory": {
             "budget_bytes": subject.budget_bytes,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,24 @@ def check_folder(folder: Path) -> None:
         raise UsageError(f"model folder {folder} has no config.json; give a folder written by save_pretrained")
 
 
-def load_tokenizer(folder: Path) -> Callable[[str], list[int]]:
-    """The folder's own tokenizer as a function from text to token ids.
+@dataclass(frozen=True)
+class Codec:
+    """Text to token ids and back."""
+
+    encode: Callable[[str], list[int]]
+    decode: Callable[[Sequence[int]], str]
+
+
+def byte_codec() -> Codec:
+    """UTF-8 bytes as token ids; what is no UTF-8 shows as the replacement character, and ids beyond a byte too."""
+    return Codec(
+        lambda text: list(text.encode()),
+        lambda tokens: b"".join(bytes([t]) if t < 256 else b"\xff" for t in tokens).decode(errors="replace"),
+    )
+
+
+def load_codec(folder: Path) -> Codec:
+    """The folder's own tokenizer.
 
     Raises:
         UsageError: when transformers is missing or the folder has no tokenizer that it can read.
@@ -91,11 +108,10 @@ def load_tokenizer(folder: Path) -> Callable[[str], list[int]]:
             f"the tokenizer of {folder} cannot be loaded ({_first_line(error)}); add its files to the folder, or ask for "
             "tokenization by bytes"
         ) from error
-
-    def encode(text: str) -> list[int]:
-        return [int(token) for token in tokenizer(text)["input_ids"]]
-
-    return encode
+    return Codec(
+        lambda text: [int(token) for token in tokenizer(text)["input_ids"]],
+        lambda tokens: str(tokenizer.decode(list(tokens), skip_special_tokens=True)),
+    )
 
 
 def _first_line(error: Exception) -> str:

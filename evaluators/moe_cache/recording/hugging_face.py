@@ -30,11 +30,13 @@ class RoutedLayer:
 
     Attributes:
         index: position among all decoder layers.
+        block: the feed-forward block that `router` and `experts` are parts of.
         preceding: decoder layers without experts between the previous routed layer and this one.
     """
 
     index: int
     layer: nn.Module
+    block: nn.Module
     router: nn.Module
     experts: nn.Module
     norm: nn.Module | None
@@ -195,7 +197,7 @@ def routed_layers(model: nn.Module, predictions: bool) -> list[RoutedLayer]:
                 "set depths to 0"
             )
         router, experts = block.get_submodule(name), block.get_submodule("experts")
-        found.append(RoutedLayer(index, layer, router, experts, norm if predictions else None, waiting))
+        found.append(RoutedLayer(index, layer, block, router, experts, norm if predictions else None, waiting))
         waiting = []
     if not found:
         raise UsageError(

@@ -11,7 +11,13 @@ from typing import Any, Literal
 import torch
 
 from autotune.errors import UsageError
-from evaluators.moe_cache.recording.checkpoint import check_folder, import_transformers, load_model, load_tokenizer
+from evaluators.moe_cache.recording.checkpoint import (
+    byte_codec,
+    check_folder,
+    import_transformers,
+    load_codec,
+    load_model,
+)
 from evaluators.moe_cache.recording.hugging_face import HuggingFaceRoutedModel
 from evaluators.moe_cache.recording.loop import Generation, RecordingProgress, Turn, record_turns
 from evaluators.moe_cache.trace import RoutingTrace
@@ -59,7 +65,7 @@ def record(
     if prompt_tokens is not None and prompt_tokens < 1:
         raise UsageError(f"prompt_tokens is {prompt_tokens}; give at least 1, or leave it out for the whole text")
     texts = _read_texts(text_files)
-    encode = _byte_ids if tokenization == "bytes" else load_tokenizer(folder)
+    encode = (byte_codec() if tokenization == "bytes" else load_codec(folder)).encode
     turns = [Turn(turn_name, tuple(encode(text)[:prompt_tokens])) for turn_name, text in texts]
     model = load_model(folder, device, dtype)
     _check_vocabulary(turns, model)
@@ -94,10 +100,6 @@ def _read_texts(text_files: Sequence[str | Path]) -> list[tuple[str, str]]:
     if not texts:
         raise UsageError("no text file was given; give at least one")
     return texts
-
-
-def _byte_ids(text: str) -> list[int]:
-    return list(text.encode())
 
 
 def _check_vocabulary(turns: Sequence[Turn], model: Any) -> None:

@@ -9,6 +9,7 @@ N = B*T tokens, d hidden, f expert intermediate, E experts, k experts per token,
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -98,7 +99,7 @@ class Attention(nn.Module):
         """``B x T x d`` at positions ``start..start+T`` to the same shape."""
         batch, length, width = x.shape
         query, key, value = self.qkv(x).view(batch, length, 3, self.n_heads, self.head_dim).permute(2, 0, 3, 1, 4)
-        positions = torch.arange(start, start + length, dtype=torch.float32)
+        positions = torch.arange(start, start + length, dtype=torch.float32, device=x.device)
         angles = torch.outer(positions, self.inverse_frequencies)
         cos, sin = torch.cat((angles, angles), dim=-1).cos(), torch.cat((angles, angles), dim=-1).sin()
         query, key = _rotate(query, cos, sin), _rotate(key, cos, sin)
@@ -119,7 +120,14 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class SparseMoE(nn.Module):
-    """Top-k routing over SwiGLU experts, computed expert by expert on tokens sorted by expert."""
+    """Top-k routing over SwiGLU experts, computed expert by expert on tokens sorted by expert.
+
+    Attributes:
+        computed: who computes ``(x, experts, weights)`` in place of the experts held here, which may then be deleted; None is
+            nobody.
+    """
+
+    computed: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
 
     def __init__(self, config: TinyMoEConfig) -> None:
         super().__init__()
@@ -139,7 +147,7 @@ class SparseMoE(nn.Module):
 
         In float32 under autocast too, as near ties between experts are common.
         """
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(x.device.type, enabled=False):
             logits = functional.linear(x.float(), self.router.weight)
         chosen, experts = logits.topk(self.top_k, dim=-1)
         return logits.softmax(dim=-1), experts, chosen.softmax(dim=-1)
@@ -148,18 +156,23 @@ class SparseMoE(nn.Module):
         """``N x d`` to the layer's output ``N x d``, the balance loss, the experts and their weights (``N x k``)."""
         probabilities, experts, weights = self.route(x)
         picks = experts.flatten()
-        order = picks.argsort(stable=True)
         counts = torch.bincount(picks, minlength=self.n_experts)
-        sizes = counts.tolist()
+        if self.computed is None:
+            mixed = self._mixed(x, experts, weights, counts.tolist())
+        else:
+            mixed = self.computed(x, experts, weights)
+        fractions = counts / picks.numel()
+        return mixed, self.n_experts * (fractions * probabilities.mean(dim=0)).sum(), experts, weights
+
+    def _mixed(self, x: Tensor, experts: Tensor, weights: Tensor, sizes: list[int]) -> Tensor:
+        order = experts.flatten().argsort(stable=True)
         inputs = _by_expert(x[order // self.top_k], sizes)
         lifted = torch.cat([a @ w for a, w in zip(inputs, self.gate_up, strict=True)])
         gate, up = lifted.chunk(2, dim=-1)
         activations = _by_expert(functional.silu(gate) * up, sizes)
         outputs = torch.cat([a @ w for a, w in zip(activations, self.down, strict=True)])
         by_token = outputs[order.argsort()].view(*experts.shape, -1)
-        mixed = (by_token * weights.unsqueeze(-1).to(by_token.dtype)).sum(dim=1)
-        fractions = counts / picks.numel()
-        return mixed, self.n_experts * (fractions * probabilities.mean(dim=0)).sum(), experts, weights
+        return (by_token * weights.unsqueeze(-1).to(by_token.dtype)).sum(dim=1)
 
 
 def _by_expert(rows: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from autotune.errors import UsageError
 from evaluators.moe_cache.recording.corpus import Document, Kind
 from evaluators.moe_cache.recording.loop import PassRecord, Turn, pass_record
-from evaluators.moe_cache.recording.tiny_moe import KVCache, TinyMoE
+from evaluators.moe_cache.recording.tiny_moe import KVCache, TinyMoE, TinyMoEConfig
 
 # Six conversations whose text differs enough for the popular experts to change between them.
 TURN_KINDS: tuple[Kind, ...] = ("source", "docs", "tables", "source", "docstrings", "docs")
@@ -64,8 +68,33 @@ class TinyRoutedModel:
         self._cache = KVCache(self._model.config.n_layers)
 
     def forward(self, tokens: Sequence[int], depths: int) -> PassRecord:
-        logits, _, routings = self._model(torch.tensor([list(tokens)]), self._cache)
+        device = self._model.embedding.weight.device
+        logits, _, routings = self._model(torch.tensor([list(tokens)], device=device), self._cache)
         choices = [(routing.experts, routing.weights) for routing in routings]
         return pass_record(
             logits[0, -1], choices, lambda layer, depth: self._model.predict(routings, layer, depth), depths
         )
+
+
+def save_tiny(model: TinyMoE, path: Path, trained: Mapping[str, Any]) -> None:
+    """Keep trained weights, their architecture and what is to be told of the training."""
+    torch.save({"state": model.state_dict(), "config": asdict(model.config), "trained": dict(trained)}, path)
+
+
+def load_tiny(path: Path) -> TinyMoE:
+    """The model that `save_tiny` kept.
+
+    Raises:
+        UsageError: when the file is none of these.
+    """
+    try:
+        kept = torch.load(path, map_location="cpu", weights_only=True)
+        model = TinyMoE(TinyMoEConfig(**kept.get("config", {})))
+        model.load_state_dict(kept["state"])
+    except (OSError, RuntimeError, KeyError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
+        what = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UsageError(
+            f"{path} does not hold the tiny model ({what}); make it with scripts/train_tiny_moe.py --weights, or give the "
+            "folder of a Hugging Face checkpoint"
+        ) from error
+    return model.eval()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,6 +25,7 @@ from evaluators.moe_cache.runtime.link import Link, Transfer
 from evaluators.moe_cache.runtime.tiers import FastMemory, SlowTier
 
 Int16 = npt.NDArray[np.int16]
+Ahead = Sequence[tuple[int, int]]
 
 
 @dataclass(eq=False)
@@ -232,11 +233,11 @@ class OffloadedExperts:
         self._foreseen.clear()
         self._caches.clock += n_tokens
 
-    def layer(self, layer: int, hidden: Tensor, batch: Batch, ahead: Sequence[tuple[int, int]] = ()) -> Tensor:
+    def layer(self, layer: int, hidden: Tensor, batch: Batch, ahead: Ahead | Callable[[], Ahead] = ()) -> Tensor:
         """The routed experts' output for ``tokens x hidden``.
 
         Args:
-            ahead: layers and experts to prefetch, once this layer's own demand is on the link.
+            ahead: layers and experts to prefetch, or what tells them; asked when this layer's own demand is on the link.
         """
         brought = self.link.router_known(layer)
         on_its_way = np.fromiter((int(e) in brought for e in batch.experts), np.bool_, len(batch.experts))
@@ -248,7 +249,7 @@ class OffloadedExperts:
                 self._segments.release(layer, expert)
         arrived, late = self._loads(layer, batch, found, brought)
         self._order(layer, late)
-        self.prefetch(ahead)
+        self.prefetch(ahead() if callable(ahead) else ahead)
 
         out = torch.zeros_like(hidden)
         on_cpu = self._start_on_cpu(layer, hidden, batch, found)
@@ -343,7 +344,8 @@ class OffloadedExperts:
         if chosen is None:
             out += feed_forward(rows, hidden) * batch.weights[index]
         else:
-            out.index_add_(0, chosen, feed_forward(rows, hidden[chosen]) * batch.weights[index])
+            # Router weights may be wider than the model's numbers.
+            out.index_add_(0, chosen, (feed_forward(rows, hidden[chosen]) * batch.weights[index]).to(out.dtype))
         seconds = math.nan if self._cuda else time.perf_counter() - began
         self.counters.expert_s.append((self.phase, int(batch.tokens[index]), len(rows), seconds))
 
@@ -366,7 +368,7 @@ class OffloadedExperts:
                     if r is None:
                         part += feed_forward(matrix, inputs) * weights[index]
                     else:
-                        part.index_add_(0, r, feed_forward(matrix, inputs[r]) * weights[index])
+                        part.index_add_(0, r, (feed_forward(matrix, inputs[r]) * weights[index]).to(part.dtype))
             return part
 
         return self._cpu.submit(compute)

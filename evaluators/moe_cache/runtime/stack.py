@@ -97,7 +97,7 @@ class LayerStack:
         state, rows = prepare(passes, policy, slots, popularity, plan.lcp)
         caches = Caches(policy, rows.decay, slots.tolist(), state)
         ahead = (
-            _ahead(lookahead(self._trace, plan.prefetch_depth).batches, plan.prefetch_depth)
+            _ahead(lookahead(self._trace, plan.prefetch_depth, plan.predictor).batches, plan.prefetch_depth)
             if plan.prefetch_depth
             else {}
         )
@@ -106,7 +106,7 @@ class LayerStack:
         moved, wasted = np.empty(passes.n_passes), np.empty(passes.n_passes)
         next_use = rows.next_use
         try:
-            with torch.inference_mode(), _undisturbed():
+            with torch.inference_mode(), undisturbed():
                 for p in range(passes.n_passes):
                     phase, n_tokens = int(passes.pass_phase[p]), int(passes.pass_tokens[p])
                     if p > 0 and passes.pass_turn[p] != passes.pass_turn[p - 1]:
@@ -194,7 +194,7 @@ def _ahead(predicted: Batches, depth: int) -> dict[tuple[int, int], list[tuple[i
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """No garbage collection in the middle, and quick hand-overs between the two threads."""
     before, collected = sys.getswitchinterval(), gc.isenabled()
     sys.setswitchinterval(_SWITCH_S)
