@@ -41,12 +41,12 @@ class Corrected:
     Attributes:
         predictor: the corrected model.
         facts: what was corrected and by how much, as JSON-able values.
-        save: keeps the correction for later searches on this machine; returns the file.
+        save: keeps the correction for later searches on this machine, and returns the file; None where no search would use it.
     """
 
     predictor: PredictorLike
     facts: Mapping[str, Any]
-    save: Callable[[], Path]
+    save: Callable[[], Path] | None
 
 
 @dataclass(frozen=True)
@@ -261,7 +261,7 @@ def _report(plan: Validation, study: Study, *, save: bool) -> ValidationReport:
         compared=compared,
         calibration=len(known),
         correction=None if corrected is None else corrected.facts,
-        saved=corrected.save() if corrected is not None and save else None,
+        saved=corrected.save() if corrected is not None and corrected.save is not None and save else None,
         failed=failed,
     )
 

@@ -144,7 +144,9 @@ class MoeCache:
             calibration=named(made[0], "calibration"),
             checks=named(made[1], "check"),
             metrics=VALIDATED,
-            correct=correcting(setup.trace, setup.costs, setup.profile, setup.work),
+            correct=correcting(
+                setup.trace, setup.costs, setup.profile, setup.work, keep=options.hardware == THIS_MACHINE
+            ),
         )
 
     def exporters(self, options: Options) -> dict[str, Exporter]:

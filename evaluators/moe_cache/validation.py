@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,16 +104,19 @@ def named(configs: Sequence[Config], word: str) -> dict[str, Config]:
 
 
 def correcting(
-    trace: RoutingTrace, costs: Costs, profile: HardwareProfile, work: LayerWork
+    trace: RoutingTrace, costs: Costs, profile: HardwareProfile, work: LayerWork, *, keep: bool
 ) -> Callable[[Sequence[TrialRecord]], Corrected]:
-    """How completed real trials correct the profiled evaluator on this machine."""
+    """How completed real trials correct the profiled evaluator on this machine.
+
+    Args:
+        keep: whether the correction can be kept; one of a profile that was given by name or file is not.
+    """
 
     def correct(trials: Sequence[TrialRecord]) -> Corrected:
         clocks = [Clocks.from_dict(trial.notes[CLOCKS]) for trial in trials]
         found = Correction.fit(clocks, costs)
-        return Corrected(
-            Profiled(trace, found.of(costs)).predict, found.to_dict(), lambda: save_correction(found, profile, work)
-        )
+        save = partial(save_correction, found, profile, work) if keep else None
+        return Corrected(Profiled(trace, found.of(costs)).predict, found.to_dict(), save)
 
     return correct
 
