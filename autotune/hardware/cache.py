@@ -19,10 +19,12 @@ from autotune.errors import UsageError
 from autotune.hardware.fingerprint import Environment, current_environment
 from autotune.hardware.profile import ComputeEntry, HardwareProfile
 from autotune.hardware.shapes import DenseShape, FfnShape
+from autotune.hardware.threads import compute_threads
 from autotune.hardware.tiers import DEFAULT_FILE_BYTES, TierPair, check_scratch
 
 # Half a minute is what somebody who starts a first search will wait for without asking why.
 DEFAULT_BUDGET_S = 30.0
+THREADS = "torch_threads"  # the note of a profile that says on how many computation was measured
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ def cache_path(fingerprint: str, tier_pair: TierPair) -> Path:
 def load_cached(environment: Environment, tier_pair: TierPair) -> HardwareProfile | None:
     """The cached profile of a machine, or None where there is none.
 
+    Compute curves that were measured on another number of threads than would be used now are left out.
+
     Raises:
         UsageError: the file cannot be read as a profile, or is another machine's.
     """
@@ -60,7 +64,7 @@ def load_cached(environment: Environment, tier_pair: TierPair) -> HardwareProfil
             f"{path} holds a profile of {profile.tier_pair} on machine {profile.environment.fingerprint}; delete it or "
             "measure again with: autotune hardware --remeasure"
         )
-    return profile
+    return profile if profile.notes.get(THREADS) == compute_threads() else profile.only(())
 
 
 def save_cached(profile: HardwareProfile) -> Path:
@@ -172,7 +176,8 @@ def measure_profile(
     for shape, device in lacking:
         report(f"{shape} on {device}")
         entries.append(measure.measure_compute(shape, device, budget_s=budget.curve_s))
-    return known.merge(entries).model_copy(update={"created_at": _now(), "command": command})
+    notes = {**known.notes, THREADS: compute_threads()}
+    return known.merge(entries).model_copy(update={"created_at": _now(), "command": command, "notes": notes})
 
 
 def known_names() -> tuple[str, ...]:

@@ -16,13 +16,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import psutil
-import torch
 
 from autotune.errors import UsageError
 from autotune.hardware.compute import COLD_BYTES, timer, work_of
 from autotune.hardware.contention import is_contended, run_delay_ms
 from autotune.hardware.profile import ComputeEntry, Curve, HardwareProfile, LinkEntry
 from autotune.hardware.shapes import DenseShape, FfnShape
+from autotune.hardware.threads import compute_threads, leaving_a_core
 from autotune.hardware.tiers import Link
 from autotune.measurement import Metric, Protocol, median_interval, summarise
 
@@ -89,7 +89,7 @@ def method_notes() -> dict[str, Any]:
     """What a reader must know of how the curves came about, beside the machine."""
     return {
         "cold_weight_bytes": COLD_BYTES,
-        "torch_threads": torch.get_num_threads(),
+        "torch_threads": compute_threads(),
         "contention_watched": run_delay_ms() is not None,
     }
 
@@ -122,16 +122,17 @@ def measure_compute(
     protocol: Protocol = PROTOCOL,
     budget_s: float = 5.0,
 ) -> ComputeEntry:
-    """Time of an expert or of a layer's dense part against tokens, on cold weights (see `compute`); milliseconds.
+    """Milliseconds of an expert or of a layer's dense part against tokens, on cold weights, with a core left alone (`threads`).
 
     Raises:
         UsageError: the device or its memory does not suffice, or the tokens are not positive and increasing.
     """
     _check_increasing("tokens", tokens)
     deadline = time.monotonic() + budget_s
-    work = work_of(shape, device)
-    samplers = {n: timer(work, shape, n, device) for n in tokens}
-    measured = measure_points(samplers, protocol, max(0.0, deadline - time.monotonic()))
+    with leaving_a_core():
+        work = work_of(shape, device)
+        samplers = {n: timer(work, shape, n, device) for n in tokens}
+        measured = measure_points(samplers, protocol, max(0.0, deadline - time.monotonic()))
     return ComputeEntry(shape=shape, device=device, curve=_curve(tokens, [measured[n] for n in tokens], protocol))
 
 

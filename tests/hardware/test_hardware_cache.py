@@ -11,6 +11,7 @@ from autotune.hardware import Environment, FfnShape, HardwareProfile, Step, know
 from autotune.hardware.__main__ import main
 from autotune.hardware.cache import cache_folder, cache_path, load_cached, save_cached, write_atomically
 from autotune.hardware.fingerprint import fingerprint_of
+from autotune.hardware.threads import compute_threads
 from autotune.hardware.tiers import BLOCK, MAX_TRANSFER_BYTES, RAM_DISK, DiskLink
 
 SMALL = FfnShape(hidden=32, inter=32, dtype="float32")
@@ -67,6 +68,18 @@ def test_only_what_is_missing_is_measured(machine: Environment, bench: Bench) ->
     assert more.links == first.links
     assert more.compute[0] == first.compute[0]
     assert more.has(OTHER)
+
+
+def test_compute_measured_on_other_threads_is_measured_again_and_the_link_kept(
+    machine: Environment, bench: Bench
+) -> None:
+    first = bench(machine, SMALL)
+    save_cached(first.model_copy(update={"notes": {**first.notes, "torch_threads": compute_threads() + 1}}))
+    again = bench(machine, SMALL)
+    assert bench.kinds == [str(SMALL)]
+    assert again.links == first.links
+    assert again.notes["torch_threads"] == compute_threads()
+    assert bench(machine, SMALL) == again
 
 
 def test_measuring_again_replaces_everything(machine: Environment, bench: Bench) -> None:

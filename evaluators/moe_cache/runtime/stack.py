@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from autotune.hardware.compute import Work, work_of
+from autotune.hardware.threads import leaving_a_core
 from evaluators.moe_cache.machine import LayerWork
 from evaluators.moe_cache.plan import CachePlan, Floats
 from evaluators.moe_cache.policies import Policy
@@ -195,12 +196,13 @@ def _ahead(predicted: Batches, depth: int) -> dict[tuple[int, int], list[tuple[i
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """No garbage collection in the middle, and quick hand-overs between the two threads."""
+    """No garbage collection in the middle, quick hand-overs between the two threads, and a core for each of them."""
     before, collected = sys.getswitchinterval(), gc.isenabled()
     sys.setswitchinterval(_SWITCH_S)
     gc.disable()
     try:
-        yield
+        with leaving_a_core():
+            yield
     finally:
         sys.setswitchinterval(before)
         if collected:
