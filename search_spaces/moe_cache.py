@@ -38,6 +38,7 @@ from evaluators.moe_cache.solver import SEARCHED_POLICIES, CacheSolver, Memory
 from evaluators.moe_cache.trace import RoutingTrace
 from evaluators.moe_cache.validation import METRICS as VALIDATED
 from evaluators.moe_cache.validation import configurations, correcting, load_correction, named
+from evaluators.moe_cache.workload import Workload
 
 SHIPPED_TRACES = Path(__file__).parent.parent / "evaluators" / "moe_cache" / "traces"
 THIS_MACHINE = "this machine"
@@ -162,6 +163,29 @@ class MoeCache:
             return Subject(model, trace.model, expert_bytes, token_counts(trace.passes()), total)
 
         return exporters(subject)
+
+    def workload(self, options: Options, profile: Mapping[str, Any]) -> Workload:
+        """What plans are judged by, on a profile as a study stored it; measures nothing.
+
+        Raises:
+            UsageError: for a trace, model or budget that cannot be used, and for a profile that lacks the model's shapes.
+        """
+        routing = _trace(options.trace)
+        _, model, expert_bytes, total = _workload(options)
+        kept = profile.get("correction")
+        found = Workload(
+            routing=routing,
+            batch=options.batch,
+            model=model,
+            work=LayerWork.of(model, options.context),
+            profile=HardwareProfile.from_dict({name: part for name, part in profile.items() if name != "correction"}),
+            correction=None if kept is None else Correction.from_dict(kept["correction"]),
+            expert_bytes=expert_bytes,
+            budget_bytes=total,
+            max_prefetch_depth=options.max_prefetch_depth,
+        )
+        _check_budget(found.memory, expert_bytes)
+        return found
 
     def explain(self, trials: Mapping[str, TrialRecord], *, unicode: bool) -> tuple[Section, ...]:
         """Where the time goes, and every layer's budget, split and hit rate."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +13,7 @@ from rich.text import Text
 from autotune.cli.common import DEFAULT_STORAGE, JsonOption, StorageOption, console, print_json, table
 from autotune.errors import UsageError
 from autotune.text import number
+from evaluators.moe_cache import drift_cli
 
 if TYPE_CHECKING:
     from evaluators.moe_cache.plan_file import PlanFile
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from evaluators.moe_cache.runtime.comparison import Comparison
 
 app = typer.Typer(help="Routing traces of mixture-of-experts models.", no_args_is_help=True)
+drift_cli.register(app)
 
 _SAY_EVERY = 32  # tokens between two lines of progress
 
@@ -158,6 +160,66 @@ def convert(
         print_json({"trace": str(out), "model": loaded.model, "tokens": loaded.n_tokens, "bytes": out.stat().st_size})
         return
     console.print(f"wrote {out} ({out.stat().st_size / 2**10:.0f} KiB)")
+
+
+@app.command()
+def cut(
+    trace: TraceArgument,
+    output: Annotated[
+        Path, typer.Option("--output", "--out", "-o", metavar="FILE", help="Where to write, NAME.moetrace.npz.")
+    ],
+    turns: Annotated[
+        str | None, typer.Option(help="Turns to keep, by number from 0 or by name, with commas; all if left out.")
+    ] = None,
+    phases: Annotated[str | None, typer.Option(help="prefill or decode; both if left out.")] = None,
+    decode: Annotated[
+        str | None,
+        typer.Option(
+            metavar="START:STOP", help="Which generated tokens of every turn to keep; the prompt stays with the first."
+        ),
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Keep a part of a trace: some of its turns, or some of the generated tokens of every turn.
+
+    Example: autotune trace cut all.moetrace.npz --turns 0,2 --output part.moetrace.npz
+    """
+    from evaluators.moe_cache.formats import load_trace, save_trace  # noqa: PLC0415
+
+    loaded = load_trace(trace)
+    part = loaded.select(
+        None if turns is None else _chosen("--turns", turns, loaded.turn_names),
+        None if phases is None else _chosen("--phases", phases, ()),
+        None if decode is None else _slice(decode),
+    )
+    asked = {"turns": turns, "phases": phases, "decode": decode}
+    cut_by = {name: value for name, value in asked.items() if value is not None}
+    part = replace(part, provenance={**part.provenance, "cut": {**cut_by, "from": trace.name}})
+    save_trace(part, output)
+    facts = {"trace": str(output), "turns": len(part.turn_names), "tokens": part.n_tokens}
+    if json_:
+        print_json({**facts, "turn_names": list(part.turn_names), "decode_tokens": part.decode_tokens})
+        return
+    console.print(
+        f"wrote {output}: {part.n_tokens} tokens ({part.decode_tokens} generated) of {', '.join(part.turn_names)}"
+    )
+
+
+def _chosen(option: str, text: str, names: tuple[str, ...]) -> list[int | str]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise UsageError(f"{option} {text!r} has an empty part; write it as 0,2")
+    return [int(part) if part not in names and part.isascii() and part.isdigit() else part for part in parts]
+
+
+def _slice(text: str) -> slice:
+    start, colon, stop = text.partition(":")
+    try:
+        if not colon:
+            raise ValueError
+        return slice(int(start) if start.strip() else None, int(stop) if stop.strip() else None)
+    except ValueError:
+        raise UsageError(f"--decode {text!r} is not of the form START:STOP, such as 0:64 or 64:") from None
 
 
 @app.command()

@@ -135,35 +135,59 @@ class RoutingTrace:
         return int(np.count_nonzero(self.phase == DECODE))
 
     def select(
-        self, turns: Sequence[int | str] | None = None, phases: Sequence[int | str] | None = None
+        self,
+        turns: Sequence[int | str] | None = None,
+        phases: Sequence[int | str] | None = None,
+        decode: slice | None = None,
     ) -> RoutingTrace:
         """The trace of some turns (by index or name) and phases (0, 1, ``prefill``, ``decode``) alone.
+
+        Args:
+            decode: which of each turn's decode tokens to keep. The prompt is kept with the first of them, and left out where
+                the slice begins later: it is not what was computed before.
 
         Raises:
             UsageError: for an unknown turn or phase, or when nothing is left.
         """
         keep = np.ones(self.n_tokens, dtype=bool)
-        names = self.turn_names
-        turn = self.turn
+        chosen = list(range(len(self.turn_names)))
         if turns is not None:
-            chosen = [_index_of("turn", one, self.turn_names) for one in turns]
+            chosen = sorted({_index_of("turn", one, self.turn_names) for one in turns})
             keep &= np.isin(self.turn, chosen)
-            renumber = np.full(len(names), -1, dtype=np.int32)
-            order = sorted(set(chosen))
-            renumber[order] = np.arange(len(order), dtype=np.int32)
-            names, turn = tuple(names[i] for i in order), renumber[self.turn]
         if phases is not None:
             keep &= np.isin(self.phase, [_index_of("phase", one, PHASES) for one in phases])
+        if decode is not None:
+            keep &= self._in_slice(decode)
+        kept = self.keep(keep)
+        renumber = np.full(len(self.turn_names), -1, dtype=np.int32)
+        renumber[chosen] = np.arange(len(chosen), dtype=np.int32)
+        names = tuple(self.turn_names[i] for i in chosen)
+        return replace(kept, turn=renumber[kept.turn], turn_names=names)
+
+    def keep(self, tokens: npt.NDArray[np.bool_]) -> RoutingTrace:
+        """The trace of some tokens alone, ``(T,)`` kept or not; turns keep their names and numbers.
+
+        Raises:
+            UsageError: when nothing is left, or no token of a layer.
+        """
         return replace(
             self,
-            experts=self.experts[keep],
-            turn=turn[keep],
-            phase=self.phase[keep],
-            weights=None if self.weights is None else self.weights[keep],
-            predicted=None if self.predicted is None else self.predicted[:, keep],
-            pass_index=None if self.pass_index is None else _renumbered(self.pass_index[keep]),
-            turn_names=names,
+            experts=self.experts[tokens],
+            turn=self.turn[tokens],
+            phase=self.phase[tokens],
+            weights=None if self.weights is None else self.weights[tokens],
+            predicted=None if self.predicted is None else self.predicted[:, tokens],
+            pass_index=None if self.pass_index is None else _renumbered(self.pass_index[tokens]),
         )
+
+    def _in_slice(self, decode: slice) -> npt.NDArray[np.bool_]:
+        """``(T,)``: whether a token is in that slice of its turn's decode tokens, or in the prompt of a slice from 0."""
+        is_decode = self.phase == DECODE
+        keep = np.zeros(self.n_tokens, dtype=bool)
+        for turn in range(len(self.turn_names)):
+            places = np.flatnonzero(is_decode & (self.turn == turn))
+            keep[places[decode]] = True
+        return keep if decode.start else keep | ~is_decode
 
     @cached_property
     def widest_decode(self) -> int:
