@@ -302,8 +302,7 @@ class Record(NamedTuple):
     """What the timeline writes.
 
     By pass ``(P,)``: latency, computed (experts on the fast tier), idle (compute waits for the link), late (of it, for
-    experts that had been predicted), cpu_wait (compute waits for the slow tier) and overhead (load_ms and part_ms) in
-    ms; moved and wasted bytes. By phase and layer ``(2, L)``: lookups, hits, cpu_runs; window, backlog and layer_idle as
+    experts that had been predicted), cpu_wait (compute waits for the slow tier) and overhead (load_ms) in ms; moved and wasted bytes. By phase and layer ``(2, L)``: lookups, hits, cpu_runs; window, backlog and layer_idle as
     sums in ms. By phase ``(2,)``: prefetches started and used.
     """
 
@@ -454,8 +453,11 @@ def timeline(
                 if rest_bytes == 0.0:
                     compute += work
                     continue
-                overhead = tiers.load_ms + (tiers.part_ms if hit else 0.0)
-                record.overhead[p] += overhead
+                record.overhead[p] += tiers.load_ms
+                overhead = tiers.load_ms
+                if hit:
+                    overhead += tiers.part_ms
+                    computed += tiers.part_ms
                 if prefetched and arrival[layer, expert] <= known:
                     compute += work + overhead
                     continue
