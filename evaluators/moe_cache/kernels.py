@@ -302,8 +302,9 @@ class Record(NamedTuple):
     """What the timeline writes.
 
     By pass ``(P,)``: latency, computed (experts on the fast tier), idle (compute waits for the link), late (of it, for
-    experts that had been predicted), cpu_wait (compute waits for the slow tier) and overhead (load_ms) in ms; moved and wasted bytes. By phase and layer ``(2, L)``: lookups, hits, cpu_runs; window, backlog and layer_idle as
-    sums in ms. By phase ``(2,)``: prefetches started and used.
+    experts that had been predicted), cpu_wait (compute waits for the slow tier) and overhead (load_ms) in ms; moved and
+    wasted bytes. By phase and layer ``(2, L)``: lookups, hits, cpu_runs; window, backlog and layer_idle as sums in ms. By
+    phase ``(2,)``: prefetches started and used.
     """
 
     latency: Floats
