@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from numba import njit
 
 from autotune.errors import UsageError
 
@@ -63,13 +64,19 @@ def _merge_range(leaves: list[Vector], low: int, high: int, budget: int) -> tupl
     size = min(len(left) + len(right) - 1, budget + 1)
     merged = np.full(size, np.inf)
     given = np.zeros(size, dtype=np.int64)
-    for quanta, cost in enumerate(left):
-        end = min(size, quanta + len(right))
-        candidate = cost + right[: end - quanta]
-        better = candidate < merged[quanta:end]
-        merged[quanta:end][better] = candidate[better]
-        given[quanta:end][better] = quanta
+    _min_plus(left, right, merged, given)
     return merged, (low, given, left_choices, right_choices)
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _min_plus(left: Vector, right: Vector, merged: Vector, given: Ints) -> None:
+    """Fill the (min,+) convolution of two curves, as long as `merged`; of equal costs the one that gives the left less."""
+    for quanta in range(min(len(left), len(merged))):
+        for rest in range(min(len(right), len(merged) - quanta)):
+            cost = left[quanta] + right[rest]
+            if cost < merged[quanta + rest]:
+                merged[quanta + rest] = cost
+                given[quanta + rest] = quanta
 
 
 def _trace(choices: _Choices, quanta: int, shares: Ints) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import platform
 import statistics
 import time
@@ -18,6 +19,7 @@ import numpy as np
 
 from autotune.hardware import current_environment
 from autotune.strategies.fixed_point import iterate, refine
+from evaluators.moe_cache.latency import latency_like
 from evaluators.moe_cache.plan import CachePlan, Costs
 from evaluators.moe_cache.solver import CacheSolver, Memory, Outer
 from evaluators.moe_cache.timeline import simulate
@@ -25,7 +27,7 @@ from evaluators.moe_cache.trace import DECODE, RoutingTrace
 
 EXPERT_BYTES = 1_000_000
 THETAS = (1.0, 0.6, 0.3)
-QUANTA = 4
+LAYERS, EXPERTS = 3, 6  # of what is searched exhaustively
 
 
 def made_trace(layers: int, experts: int, top_k: int, tokens: int, seed: int) -> RoutingTrace:
@@ -55,18 +57,14 @@ def made_costs(layers: int, transfer_ms: float) -> Costs:
 
 
 def against_exhaustive(seed: int, transfer_ms: float, depth: int) -> dict[str, Any]:
-    """Four layers of eight experts, all splits of six quanta of two experts, all thetas of a grid."""
-    trace, costs = made_trace(4, 8, 2, 60, seed), made_costs(4, transfer_ms)
-    memory = Memory((12 + 2 * (1 + depth)) * EXPERT_BYTES, 2 * EXPERT_BYTES)
-    solver = CacheSolver(trace, costs, memory, thetas=THETAS, quanta=QUANTA, policies=["lru"], max_prefetch_depth=depth)
+    """Three layers of six experts: every choice of slots and of thetas of a grid that the memory holds."""
+    trace, costs = made_trace(LAYERS, EXPERTS, 2, 60, seed), made_costs(LAYERS, transfer_ms)
+    memory = Memory((8 + 2 * (1 + depth)) * EXPERT_BYTES, 2 * EXPERT_BYTES)
+    solver = CacheSolver(trace, costs, memory, thetas=THETAS, policies=["lru"], max_prefetch_depth=depth)
     run = refine(solver, iterate(solver, Outer("lru", depth).name))
-    plans = [
-        CachePlan(tuple(q * 2 * EXPERT_BYTES for q in shares), theta, "lru", prefetch_depth=depth)
-        for shares in itertools.product(range(QUANTA + 1), repeat=4)
-        if sum(shares) == 6
-        for theta in itertools.product(THETAS, repeat=4)
-    ]
-    best = min(float(simulate(trace, plan, costs).latency_ms.mean()) for plan in plans)
+    plans = every_plan(memory.for_caches(depth), depth)
+    latency = latency_like(trace, costs, plans[0])
+    best = min(latency(plan) for plan in plans)
     return {
         "prefetch_depth": depth,
         "transfer_ms": transfer_ms,
@@ -78,6 +76,18 @@ def against_exhaustive(seed: int, transfer_ms: float, depth: int) -> dict[str, A
         "iterations": len(run.iterates),
         "converged": run.converged,
     }
+
+
+def every_plan(cache_bytes: int, depth: int) -> list[CachePlan]:
+    """All plans of whole slots that fit, LRU."""
+    shares = [(0, 1.0)] + [
+        (math.ceil(n * theta * EXPERT_BYTES), theta) for n in range(1, EXPERTS + 1) for theta in THETAS
+    ]
+    return [
+        CachePlan(tuple(b for b, _ in chosen), tuple(t for _, t in chosen), "lru", prefetch_depth=depth)
+        for chosen in itertools.product(shares, repeat=LAYERS)
+        if sum(b for b, _ in chosen) <= cache_bytes
+    ]
 
 
 def large(depth: int, repeats: int) -> dict[str, Any]:

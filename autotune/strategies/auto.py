@@ -154,7 +154,9 @@ class Auto(Strategy):
 
     def _member(self, name: Member) -> Strategy:
         if name not in self._made:
-            self._made[name] = _CLASSES[name](replace(self.task, settings=None))
+            # The domain's own solver is a member: who takes part decides whether it is asked, and nobody asks it twice.
+            known = self.task.domain_map if name == "fixed-point" else None
+            self._made[name] = _CLASSES[name](replace(self.task, settings=None, domain_map=known))
         return self._made[name]
 
 

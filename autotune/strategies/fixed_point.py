@@ -8,8 +8,9 @@ this solution causes. No contraction is assumed: the best iterate is kept, and t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -22,7 +23,10 @@ from autotune.strategies.base import History, Strategy, Suggestion, Task
 Vector = npt.NDArray[np.float64]
 
 # A refinement rarely gains more than this share of the loss.
-_WORTH_REFINING = 0.03
+_WORTH_REFINING = 0.02
+# Where pieces are discrete, the residual need not vanish; steps after which a loss has not fallen seldom lower it.
+_PATIENCE = 3
+_FALLS = 1e-3  # relative
 
 
 @runtime_checkable
@@ -91,6 +95,7 @@ def iterate(
     memory: int = 3,
     tolerance: float = 1e-3,
     max_iterations: int = 12,
+    patience: int | None = None,
 ) -> FixedPointRun:
     """Damped fixed-point iteration with Anderson acceleration.
 
@@ -101,11 +106,14 @@ def iterate(
     Args:
         damping: ``a`` in (0, 1].
         memory: differences kept; 0 turns acceleration off.
+        patience: steps without a notably smaller loss after which it ends; None for never.
     """
     if not 0.0 < damping <= 1.0:
         raise UsageError(f"damping is {damping}; it must be above 0 and at most 1")
     if max_iterations < 1:
         raise UsageError(f"max_iterations is {max_iterations}; it must be at least 1")
+    if patience is not None and patience < 1:
+        raise UsageError(f"patience is {patience}; it must be at least 1, or None")
     x = np.asarray(mapping.initial(start), dtype=float)
     steps: list[Iterate] = []
     points: list[Vector] = []
@@ -122,6 +130,8 @@ def iterate(
         steps.append(Iterate(config, loss, size))
         if size <= tolerance:
             return FixedPointRun(start, tuple(steps), converged=True)
+        if patience is not None and _stalled([step.loss for step in steps], patience):
+            break
         points.append(x)
         residuals.append(residual)
         if grew:
@@ -135,6 +145,28 @@ def refine(mapping: FixedPointMap, run: FixedPointRun) -> FixedPointRun:
     """Let the map refine the best iterate; the refined one keeps that iterate's residual."""
     config, loss = mapping.refine(run.start, run.best_iterate.config)
     return replace(run, refined=Iterate(config, loss, run.best_iterate.residual))
+
+
+def solve(mapping: FixedPointMap) -> tuple[FixedPointRun, ...]:
+    """Every start iterated, and refined where that could make it the best; in the order of their predicted losses."""
+    runs = [iterate(mapping, start, patience=_PATIENCE) for start in mapping.starts()]
+    refined: list[FixedPointRun] = []
+    for run in sorted(runs, key=_loss):
+        ahead = min(map(_loss, refined), default=_loss(run))
+        # A start far behind is not worth the time.
+        near = _loss(run) - ahead <= _WORTH_REFINING * abs(ahead)
+        refined.append(refine(mapping, run) if near else run)
+    return tuple(sorted(refined, key=_loss))
+
+
+def _loss(run: FixedPointRun) -> float:
+    return math.inf if math.isnan(run.best.loss) else run.best.loss
+
+
+def _stalled(losses: Sequence[float], patience: int) -> bool:
+    """Whether the last `patience` losses are not notably below the best before them."""
+    before, since = losses[:-patience], losses[-patience:]
+    return bool(before) and not min(since) < min(before) - _FALLS * abs(min(before))
 
 
 def _norm(vector: Vector) -> float:
@@ -153,7 +185,7 @@ def _anderson(points: Sequence[Vector], residuals: Sequence[Vector], damping: fl
 
 
 class FixedPoint(Strategy):
-    """Proposes the best iterate of every start, refined by the map, in the order of the starts."""
+    """Proposes the best iterate of every start, refined by the map, the best prediction first."""
 
     name: ClassVar[str] = "fixed-point"
     summary: ClassVar[str] = (
@@ -167,31 +199,23 @@ class FixedPoint(Strategy):
                 "strategy 'fixed-point' needs a domain that supplies a mapping, such as moe-cache; choose another"
             )
         self._map: FixedPointMap = task.domain_map
-        self._runs: list[FixedPointRun] = []
+
+    @cached_property
+    def _runs(self) -> tuple[FixedPointRun, ...]:
+        return solve(self._map)
 
     def propose(self, history: History, n: int) -> Sequence[Suggestion]:
         taken = set(history.hashes)
         found: list[Suggestion] = []
-        for run, step in self._in_order():
+        for run in self._runs:
             if len(found) >= n:
                 break
+            step = run.best
             key = self.task.space.config_hash(step.config)
             if key not in taken:
                 taken.add(key)
                 found.append(self.suggestion(step.config, **_notes(run, step)))
         return found
-
-    def _in_order(self) -> Iterator[tuple[FixedPointRun, Iterate]]:
-        for position, start in enumerate(self._map.starts()):
-            if position >= len(self._runs):
-                self._runs.append(self._solve(start))
-            yield self._runs[position], self._runs[position].best
-
-    def _solve(self, start: str) -> FixedPointRun:
-        """Refined only where that could make it the best: a start far behind is not worth the time."""
-        run = iterate(self._map, start)
-        ahead = min((other.best.loss for other in self._runs), default=run.best_iterate.loss)
-        return refine(self._map, run) if run.best_iterate.loss - ahead <= _WORTH_REFINING * abs(ahead) else run
 
 
 def _notes(run: FixedPointRun, step: Iterate) -> dict[str, Any]:

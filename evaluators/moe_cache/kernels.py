@@ -197,7 +197,17 @@ def replay(
 
 @njit(cache=True, nogil=True)
 def stack_hits(
-    policy: int, rows: Rows, n_layers: int, state: CacheState, stack: npt.NDArray[np.int32], keep_pass: Ints, out: Any
+    policy: int,
+    rows: Rows,
+    n_layers: int,
+    state: CacheState,
+    stack: npt.NDArray[np.int32],
+    keep_pass: Ints,
+    out: Any,
+    ahead_offsets: Ints,
+    ahead_experts: npt.NDArray[np.int16],
+    need: npt.NDArray[np.int16],
+    ahead_need: npt.NDArray[np.int16],
 ) -> None:
     """Hits of every capacity at once, for policies whose rank does not depend on what is cached.
 
@@ -209,6 +219,9 @@ def stack_hits(
         stack: ``(L, N)``; row l begins with the preloaded order, -1 where there is none.
         keep_pass: ``(P,)`` row of `out` to fill, or -1.
         out: int16 ``(rows, L, N + 1)`` hits by capacity.
+        ahead_offsets, ahead_experts: predictions, batched as `rows`; ignored where `need` is empty.
+        need: ``(entries,)``, or empty; the least capacity at which the look-up hits, N + 1 for none.
+        ahead_need: ``(predicted entries,)``, or empty; the same of predicted experts, before the look-ups of the pass.
     """
     _, _, _, _, all_keys, all_stamps, all_routed = state
     offsets, experts, tokens, pass_tokens, next_use, decay = rows
@@ -234,6 +247,14 @@ def stack_hits(
                         hits[depth_of[experts[i]] + 1] += 1
                 for c in range(1, n_experts + 1):
                     hits[c] += hits[c - 1]
+            if len(need) > 0:
+                row = p * n_layers + layer
+                for i in range(first, stop):
+                    depth = depth_of[experts[i]]
+                    need[i] = depth + 1 if depth >= 0 else n_experts + 1
+                for i in range(ahead_offsets[row], ahead_offsets[row + 1]):
+                    depth = depth_of[ahead_experts[i]]
+                    ahead_need[i] = depth + 1 if depth >= 0 else n_experts + 1
             if policy == STATIC or first == stop:
                 continue
             n_pool = 0
@@ -504,6 +525,107 @@ def timeline(
                 compute = cpu_free
             now = compute
         record.latency[p] = now - began
+
+
+@njit(cache=True, nogil=True)
+def latencies(
+    rows: Rows,
+    need: npt.NDArray[np.int16],
+    pass_turn: npt.NDArray[np.int32],
+    ahead_offsets: Ints,
+    ahead_experts: npt.NDArray[np.int16],
+    ahead_need: npt.NDArray[np.int16],
+    tiers: Tiers,
+    out: Floats,
+) -> None:
+    """What `timeline` records as latency, ``(P,)``, from the capacities at which look-ups hit; see `stack_hits`.
+
+    For stack policies without the slow tier's processor, where what is cached does not depend on the clock. The same
+    events in the same order, without the caches: the solver asks for thousands of plans of one policy.
+    """
+    offsets, experts, tokens, pass_tokens, _, _ = rows
+    capacity, theta, whole_ms, rest_ms = tiers.capacity, tiers.theta, tiers.whole_ms, tiers.rest_ms
+    rest_bytes, dense_ms, expert_ms, n_ahead = tiers.rest_bytes, tiers.dense_ms, tiers.expert_ms, tiers.depth
+    n_layers = len(capacity)
+    n_experts = 0
+    longest = 0
+    for p in range(len(pass_turn)):
+        for i in range(offsets[p * n_layers], offsets[(p + 1) * n_layers]):
+            n_experts = max(n_experts, experts[i] + 1)
+        if n_ahead > 0:
+            longest = max(longest, ahead_offsets[(p + 1) * n_layers] - ahead_offsets[p * n_layers])
+            for i in range(ahead_offsets[p * n_layers], ahead_offsets[(p + 1) * n_layers]):
+                n_experts = max(n_experts, ahead_experts[i] + 1)
+    arrival = np.zeros((n_layers, n_experts))
+    arrival_pass = np.full((n_layers, n_experts), -1, dtype=np.int64)
+    late_ready = np.empty(n_experts + 1)
+    late_ms = np.empty(n_experts + 1)
+    queue_layer = np.empty(longest, dtype=np.int64)
+    queue_entry = np.empty(longest, dtype=np.int64)
+    queue_time = np.empty(longest)
+    now = link_free = 0.0
+    for p in range(len(pass_turn)):
+        if p > 0 and pass_turn[p] != pass_turn[p - 1]:
+            now = link_free = 0.0
+        n_tokens = pass_tokens[p]
+        began = now
+        head = tail = 0
+        for layer in range(n_layers):
+            first, stop = offsets[p * n_layers + layer], offsets[p * n_layers + layer + 1]
+            known = now + dense_ms[layer, n_tokens]
+            while head < tail:
+                begin = max(link_free, queue_time[head])
+                if begin >= known:
+                    break
+                target, entry = queue_layer[head], queue_entry[head]
+                cached = ahead_need[entry] <= capacity[target]
+                link_free = begin + (rest_ms[target] if cached else whole_ms[target])
+                arrival[target, ahead_experts[entry]] = link_free
+                arrival_pass[target, ahead_experts[entry]] = p
+                head += 1
+            while head < tail and queue_layer[head] == layer:
+                head += 1
+
+            compute = known
+            n_late = 1
+            late_ready[0] = -1.0
+            for i in range(first, stop):
+                expert = experts[i]
+                work = expert_ms[layer, tokens[i]]
+                hit = need[i] <= capacity[layer]
+                prefetched = arrival_pass[layer, expert] == p
+                if hit and rest_bytes[layer] == 0.0:
+                    compute += work
+                    continue
+                overhead = tiers.load_ms + (tiers.part_ms if hit else 0.0)
+                if prefetched and arrival[layer, expert] <= known:
+                    compute += work + overhead
+                    continue
+                if hit:
+                    compute += theta[layer] * work
+                    work *= 1.0 - theta[layer]
+                work += overhead
+                if prefetched:
+                    late_ready[0], late_ms[0] = arrival[layer, expert], work
+                    continue
+                link_free = max(link_free, known) + (rest_ms[layer] if hit else whole_ms[layer])
+                late_ready[n_late], late_ms[n_late] = link_free, work
+                n_late += 1
+
+            if n_ahead > 0:
+                nearest = layer + (1 if layer == 0 else n_ahead)
+                for target in range(nearest, min(layer + n_ahead, n_layers - 1) + 1):
+                    row = p * n_layers + target
+                    for j in range(ahead_offsets[row], ahead_offsets[row + 1]):
+                        if rest_bytes[target] == 0.0 and ahead_need[j] <= capacity[target]:
+                            continue
+                        queue_layer[tail], queue_entry[tail], queue_time[tail] = target, j, known
+                        tail += 1
+
+            for j in range(0 if late_ready[0] >= 0.0 else 1, n_late):
+                compute = max(compute, late_ready[j]) + late_ms[j]
+            now = compute
+        out[p] = now - began
 
 
 # Look-ups of a real run ----------------------------------------------------------------------------------------------

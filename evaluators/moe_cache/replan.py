@@ -173,7 +173,12 @@ def replan(
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A configuration found for a workload; its latency in hindsight, and the start that found it, None for the present."""
+    """A configuration found for a workload.
+
+    Attributes:
+        found_ms: its latency in hindsight.
+        start: that found it, None for the present.
+    """
 
     config: Mapping[str, Any]
     found_ms: float
@@ -185,7 +190,7 @@ def candidates(workload: Workload, present: Mapping[str, Any], starts: int) -> t
 
     The last is there because a placement read off a trace looks better on it than on any other.
     """
-    refined, refined_ms = workload.solver().refine("", present)
+    refined, refined_ms = workload.solver().descend(present)
     found = [Candidate(refined, refined_ms, None), fixed_point(workload.solver(), starts)]
     if found[-1].config["policy"] == Policy.STATIC:
         found.append(fixed_point(workload.solver(DYNAMIC_POLICIES), starts))
@@ -215,12 +220,14 @@ def _held_out_gains(
     saved = np.zeros(len(found))
     for learns_late in (False, True):
         learned = trace.keep(late if learns_late else ~late)  # the prompts belong to the first half
-        solver, popularity = after.solver(trace=learned), token_counts(learned.passes())
+        popularity = token_counts(learned.passes())
         for index, one in enumerate(found):
+            # A refinement may change the policy: what it settled on is what is planned with again.
+            solver = after.solver((one.config["policy"],), learned)
             if one.start is None:
-                planned = solver.refine("", present)[0]
+                planned = solver.descend(present)[0]
             else:
-                planned = refine(solver, iterate(solver, one.start)).best.config
+                planned = refine(solver, iterate(solver, solver.start_like(one.config))).best.config
             found_ms = after.latency_ms(planned, popularity)
             saved[index] += float((present_ms - found_ms)[late_pass != learns_late].sum())
     return [float(gain) for gain in saved / float(present_ms.sum())]

@@ -133,18 +133,63 @@ def hit_curves(
             by_row = sums[batches.offsets[1:]] - sums[row_starts]
             curves[:, :, c] = by_row.reshape(-1, n_layers)[kept]
         return curves
+    keep_pass = np.full(batches.n_passes, -1, dtype=np.int64)
+    keep_pass[kept] = np.arange(len(kept))
+    none = np.zeros(0, dtype=np.int16)
+    _stack(batches, chosen, popularity, lcp, (keep_pass, curves, batches.offsets, none, none, none))
+    return curves
+
+
+@dataclass(frozen=True, eq=False)
+class Needs:
+    """The least capacity at which every look-up hits, N + 1 where none is enough.
+
+    need ``(entries,)`` of the look-ups, ahead ``(predicted entries,)`` whether a predicted expert is cached before its
+    pass comes to the layer.
+    """
+
+    need: Int16
+    ahead: Int16
+
+
+def least_capacities(batches: Batches, ahead: Batches, policy: str, *, lcp: Lcp = _DEFAULT_LCP) -> Needs:
+    """`Needs` of a stack policy (Mattson et al. 1970), from one replay.
+
+    Args:
+        batches: from `RoutingTrace.passes`.
+        ahead: predicted experts, as batches of the same passes and layers.
+
+    Raises:
+        UsageError: for a policy that is not a stack policy: its hits may fall when capacity grows.
+    """
+    chosen = Policy.parse(policy)
+    if not chosen.is_stack:
+        raise UsageError(f"policy {policy!r} has no least capacity at which a look-up hits; use a stack policy")
+    found = Needs(np.zeros(len(batches.experts), dtype=np.int16), np.zeros(len(ahead.experts), dtype=np.int16))
+    keep_pass = np.full(batches.n_passes, -1, dtype=np.int64)
+    curves = np.zeros((0, batches.n_layers, batches.n_experts + 1), dtype=np.int16)
+    _stack(batches, chosen, None, lcp, (keep_pass, curves, ahead.offsets, ahead.experts, found.need, found.ahead))
+    return found
+
+
+def _stack(
+    batches: Batches,
+    policy: Policy,
+    popularity: npt.ArrayLike | None,
+    lcp: Lcp,
+    rest: tuple[Int64, Int16, Int64, Int16, Int16, Int16],
+) -> None:
+    """Run `kernels.stack_hits` from the caches' start; `rest` are its last arguments."""
+    n_layers, n_experts = batches.n_layers, batches.n_experts
     stack = np.full((n_layers, n_experts), -1, dtype=np.int32)
     state = kernels.empty_state(n_layers, n_experts)
-    if chosen is Policy.STATIC:
+    if policy is Policy.STATIC:
         stack[:] = np.argsort(-_counts(batches, popularity), axis=1, kind="stable")
-    elif chosen is Policy.BELADY:
+    elif policy is Policy.BELADY:
         first = first_uses(batches)
         state.key[:] = -first
         stack[:] = np.argsort(first, axis=1, kind="stable")
-    keep_pass = np.full(batches.n_passes, -1, dtype=np.int64)
-    keep_pass[kept] = np.arange(len(kept))
-    kernels.stack_hits(chosen.code, make_rows(batches, chosen, lcp), n_layers, state, stack, keep_pass, curves)
-    return curves
+    kernels.stack_hits(policy.code, make_rows(batches, policy, lcp), n_layers, state, stack, *rest)
 
 
 def layer_capacities(capacity: int | Sequence[int] | npt.NDArray[np.integer], n_layers: int, n_experts: int) -> Int64:

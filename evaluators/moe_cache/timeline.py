@@ -144,7 +144,7 @@ def simulate(
     ahead = lookahead(trace, plan.prefetch_depth, plan.predictor) if plan.prefetch_depth else None
     ahead_batches = batches if ahead is None else ahead.batches
     record = kernels.empty_record(batches.n_passes, trace.n_layers)
-    tiers = _tiers(plan, costs, slots)
+    tiers = tiers_of(plan, costs, slots)
     kernels.timeline(
         policy.code,
         rows,
@@ -202,7 +202,8 @@ def check(trace: RoutingTrace, plan: CachePlan, costs: Costs) -> None:
         )
 
 
-def _tiers(plan: CachePlan, costs: Costs, slots: Ints) -> kernels.Tiers:
+def tiers_of(plan: CachePlan, costs: Costs, slots: Ints) -> kernels.Tiers:
+    """Plan and machine as the compiled loops take them; `slots` from `CachePlan.slots`."""
     theta = np.asarray(plan.theta, dtype=np.float64)
     whole = costs.expert_bytes.astype(np.float64)
     rest = (1.0 - theta) * whole

@@ -10,7 +10,7 @@ import pytest
 
 from autotune.errors import UsageError
 from autotune.space import Config
-from autotune.strategies.fixed_point import FixedPointRun, Vector, iterate, refine
+from autotune.strategies.fixed_point import FixedPointRun, Vector, iterate, refine, solve
 
 
 class Map:
@@ -102,7 +102,41 @@ def test_the_refined_solution_stands_only_where_it_is_better(start: float, best:
     assert run.refined.residual == run.iterates[0].residual
 
 
-@pytest.mark.parametrize("settings", [{"damping": 0.0}, {"damping": 1.1}, {"max_iterations": 0}])
+def test_a_loss_that_no_longer_falls_ends_the_iteration() -> None:
+    turning = Map(lambda x: -x, [8.0], lambda x: 5.0)  # never converges, and nothing gets better
+    assert len(iterate(turning, "only", memory=0, damping=1.0, patience=3, max_iterations=30).iterates) == 4
+    assert len(iterate(turning, "only", memory=0, damping=1.0, max_iterations=30).iterates) == 30
+    falling = Map(lambda x: x / 2, [8.0], lambda x: 1.0 + float(x[0]))
+    assert iterate(falling, "only", memory=0, damping=1.0, patience=3, max_iterations=30).best.loss < 1.01
+
+
+class Several(Map):
+    """Starts whose configuration and loss are their own number; refining takes a tenth off."""
+
+    def __init__(self, losses: dict[str, float]) -> None:
+        super().__init__(lambda x: x, [0.0], lambda _: 0.0)
+        self.losses, self.refined = losses, list[str]()
+
+    def starts(self) -> Sequence[str]:
+        return list(self.losses)
+
+    def apply(self, start: str, coupling: Vector) -> tuple[Vector, Config, float]:
+        return coupling, {"x": start}, self.losses[start]
+
+    def refine(self, start: str, config: Config) -> tuple[Config, float]:
+        self.refined.append(start)
+        return config, 0.999 * self.losses[start]
+
+
+def test_starts_are_solved_best_first_and_those_far_behind_are_not_refined() -> None:
+    mapping = Several({"far": 12.0, "near": 10.1, "best": 10.0, "lost": float("nan")})
+    runs = solve(mapping)
+    assert [run.start for run in runs] == ["best", "near", "far", "lost"]
+    assert mapping.refined == ["best", "near"]
+    assert [run.best.loss for run in runs[:3]] == pytest.approx([9.99, 10.0899, 12.0])
+
+
+@pytest.mark.parametrize("settings", [{"damping": 0.0}, {"damping": 1.1}, {"max_iterations": 0}, {"patience": 0}])
 def test_settings_that_make_no_sense(settings: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(settings))):
         iterate(linear([[0.5]], [1.0], [0.0]), "only", **settings)

@@ -177,7 +177,7 @@ def test_the_solver_tries_the_threshold_where_loading_becomes_cheaper() -> None:
     solver = CacheSolver(
         trace, costs(3, 8, cpu=True), Memory(60 * SIZE, 16 * SIZE), policies=["lru"], max_prefetch_depth=0
     )
-    assert set(solver.starts()) == {"lru prefetch=0", "lru prefetch=0 cpu<=1", "lru prefetch=0 cpu<=5"}
+    assert set(solver.outer) == {"lru prefetch=0", "lru prefetch=0 cpu<=1", "lru prefetch=0 cpu<=5"}
     passes = solver._layer_passes(Outer("lru", 0, 1), 1)
     batches = trace.passes()
     alone = [

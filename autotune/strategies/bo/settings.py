@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field
 
 from autotune.errors import UsageError
 from autotune.strategies.base import Settings
@@ -22,9 +24,13 @@ class BayesianSettings(Settings):
 
     Attributes:
         acquisition: what decides among candidates; see the table in docs/strategies.md.
+        seeds: answers of the domain's own solver that are measured first, at most; 0 for none.
     """
 
     acquisition: Acquisition = DEFAULT
+    seeds: Annotated[
+        int, Field(ge=0, description="answers of the domain's own solver to measure first, at most; 0 for none")
+    ] = 3
 
 
 def check(acquisition: Acquisition, strategy: str, objectives: int, models: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from typing import ClassVar
 from autotune.strategies.base import Capabilities, History, Settings, Strategy, Suggestion, Task
 from autotune.strategies.bo.features import VIEWS
 from autotune.strategies.bo.settings import BayesianSettings, check
+from autotune.strategies.seeds import Seeds
 
 
 class BayesianOptimisation(Strategy):
@@ -27,10 +28,12 @@ class BayesianOptimisation(Strategy):
         super().__init__(task)
         assert isinstance(self.settings, BayesianSettings)
         acquisition = self.settings.acquisition
+        self._seeds = Seeds(task, self.settings.seeds)
         check(acquisition, self.name, len(task.objectives), self.models)
         from autotune.strategies.bo.engine import Engine, Parts  # noqa: PLC0415 - scipy and numba take long to import
 
         self._engine = Engine(task, self.name, acquisition, Parts(self.models, self.views, self.trust_region))
 
     def propose(self, history: History, n: int) -> Sequence[Suggestion]:
-        return self._engine.propose(history, n)
+        # What a domain's own solver finds is where models should learn first; the rest of a batch waits for it.
+        return self._seeds.propose(history, n) or self._engine.propose(history, n)
