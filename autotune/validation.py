@@ -210,7 +210,7 @@ def validate(
     plan = found.validation(parse_options(found.options, options or {}), runs, calibration, seed)
     steps = measure_iter(
         plan.problem,
-        {**plan.calibration, **plan.checks},
+        _spread(plan.calibration, plan.checks),
         domain=domain,
         options={
             "domain_options": dict(plan.options),
@@ -230,6 +230,16 @@ def validate(
             return _report(plan, measured, save=save)
         if callback is not None:
             callback(progress)
+
+
+def _spread(calibration: Mapping[str, Config], checks: Mapping[str, Config]) -> dict[str, Config]:
+    """All in one order, the first evenly among the others: a machine drifts, and a correction should see all of it."""
+    placed = [
+        ((n + 0.5) / len(part), name, config)
+        for part in (calibration, checks)
+        for n, (name, config) in enumerate(part.items())
+    ]
+    return {name: config for _, name, config in sorted(placed, key=lambda one: one[0])}
 
 
 def _report(plan: Validation, study: Study, *, save: bool) -> ValidationReport:
