@@ -26,6 +26,7 @@ from autotune.space import Config, SearchSpace
 from autotune.stopping import Limits
 from autotune.store import Store, StudyRecord, TrialRecord, TrialState
 from autotune.strategies import STRATEGIES, Strategy, resolve
+from autotune.strategies.again import Again
 from autotune.study import IN_MEMORY, Study
 from autotune.transfer import read
 from autotune.trial import Trial
@@ -231,6 +232,7 @@ def measure_iter(
     domain: str | None = None,
     options: Mapping[str, Any] | None = None,
     evaluator: str | None = None,
+    rounds: int = 1,
     storage: str | Store = IN_MEMORY,
     study: str = "study",
     runner: Runner | None = None,
@@ -242,6 +244,7 @@ def measure_iter(
         configs: by name, in the order to be measured.
         options: settings that the study keeps; one that was made with others is refused.
         evaluator: which of the problem's measures.
+        rounds: how often all of them are measured, one after the other; each time is a trial.
 
     Raises:
         UsageError: for anything that cannot be used; nothing is written then.
@@ -249,7 +252,9 @@ def measure_iter(
     started = time.perf_counter()
     name, evaluate = problem.evaluator(evaluator)
     distinct = {problem.space.config_hash(config) for config in (problem.default, *configs.values())}
-    limits = Limits.check(trials=len(distinct), timeout_s=None, target=None, min_gain=None, min_gain_per_hour=None)
+    limits = Limits.check(
+        trials=rounds * len(distinct), timeout_s=None, target=None, min_gain=None, min_gain_per_hour=None
+    )
     with held():
         found = open_study(
             replace(problem, baselines=configs, predictor=None),
@@ -261,7 +266,7 @@ def measure_iter(
                 **(options or {}),
             },
             trials=limits.trials,
-            strategy="random",
+            strategy=Again,
             storage=storage,
             name=study,
             fidelities=[name],

@@ -20,8 +20,6 @@ from autotune.domain import Problem, load_domain
 from autotune.errors import SearchFailedError, UsageError
 from autotune.execution import Runner
 from autotune.loop import Progress, measure_iter
-from autotune.measurement import ONCE
-from autotune.measurement import Protocol as Repeats
 from autotune.options import parse_options
 from autotune.predictors import PredictorLike, guarded
 from autotune.space import Config
@@ -116,10 +114,11 @@ class MetricError:
 
 @dataclass(frozen=True)
 class Compared:
-    """One configuration that judged the model: metrics by name."""
+    """One configuration that judged the model: metrics by name; the first of the trials that measured it, and how many."""
 
     name: str
     trial: int
+    trials: int
     measured: Mapping[str, float]
     predicted: Mapping[str, float]
     corrected: Mapping[str, float]
@@ -175,8 +174,8 @@ def validate(
     seed: int = 0,
     storage: str | Store = IN_MEMORY,
     study: str | None = None,
+    rounds: int = 1,
     runner: Runner | None = None,
-    protocol: Repeats = ONCE,
     save: bool = True,
     callback: Callable[[Progress], None] | None = None,
 ) -> ValidationReport:
@@ -191,7 +190,8 @@ def validate(
         calibration: configurations that correct it before; 0 judges it as it is.
         seed: of the choice of configurations.
         study: name of the study; ``validation-DOMAIN`` when not given.
-        runner, protocol: as of `autotune.search`.
+        rounds: how often every configuration is measured, in turns with all others; medians count.
+        runner: as of `autotune.search`.
         save: whether to keep the correction for searches on this machine.
         callback: called after every run.
 
@@ -202,6 +202,7 @@ def validate(
     whole("runs", runs, _LEAST_RUNS)
     whole("calibration", calibration, 0)
     whole("seed", seed, 0, 2**32 - 1)
+    whole("rounds", rounds, 1)
     found = load_domain(domain)
     if not isinstance(found, Validating):
         raise UsageError(
@@ -217,10 +218,10 @@ def validate(
             "validation": {"runs": runs, "calibration": calibration, "seed": seed},
         },
         evaluator=plan.evaluator,
+        rounds=rounds,
         storage=storage,
         study=f"validation-{domain}" if study is None else study,
         runner=runner,
-        protocol=protocol,
     )
     while True:
         try:
@@ -243,9 +244,11 @@ def _spread(calibration: Mapping[str, Config], checks: Mapping[str, Config]) -> 
 
 
 def _report(plan: Validation, study: Study, *, save: bool) -> ValidationReport:
-    by_hash = {plan.problem.space.config_hash(dict(t.config)): t for t in study.history.completed}
+    by_hash: dict[str, list[TrialRecord]] = {}
+    for trial in study.history.completed:
+        by_hash.setdefault(trial.config_hash, []).append(trial)
 
-    def completed(configs: Mapping[str, Config]) -> dict[str, TrialRecord]:
+    def completed(configs: Mapping[str, Config]) -> dict[str, list[TrialRecord]]:
         hashes = {name: plan.problem.space.config_hash(config) for name, config in configs.items()}
         return {name: by_hash[digest] for name, digest in hashes.items() if digest in by_hash}
 
@@ -256,13 +259,13 @@ def _report(plan: Validation, study: Study, *, save: bool) -> ValidationReport:
             f"{failed} of {len(plan.calibration) + len(plan.checks)} runs of study {study.name!r} gave no measurement, too "
             "many to judge by the others; see why with: autotune trials"
         )
-    corrected = plan.correct(list(known.values())) if known else None
-    configs = [dict(trial.config) for trial in judged.values()]
+    corrected = plan.correct([trial for trials in known.values() for trial in trials]) if known else None
+    configs = [dict(trials[0].config) for trials in judged.values()]
     before = _predictions(plan.problem.predictor, configs, plan)
     after = before if corrected is None else _predictions(corrected.predictor, configs, plan)
     compared = tuple(
-        Compared(name, trial.number, {m: trial.values[m] for m in plan.metrics if m in trial.values}, x, y)
-        for (name, trial), x, y in zip(judged.items(), before, after, strict=True)
+        Compared(name, trials[0].number, len(trials), _medians(trials, plan.metrics), x, y)
+        for (name, trials), x, y in zip(judged.items(), before, after, strict=True)
     )
     return ValidationReport(
         study=study,
@@ -274,6 +277,11 @@ def _report(plan: Validation, study: Study, *, save: bool) -> ValidationReport:
         saved=corrected.save() if corrected is not None and corrected.save is not None and save else None,
         failed=failed,
     )
+
+
+def _medians(trials: Sequence[TrialRecord], metrics: Sequence[str]) -> dict[str, float]:
+    values = {m: [t.values[m] for t in trials if m in t.values] for m in metrics}
+    return {m: float(np.median(found)) for m, found in values.items() if found}
 
 
 def _predictions(

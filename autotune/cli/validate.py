@@ -60,7 +60,10 @@ def validate(
     calibration: Annotated[
         int, typer.Option("--calibration", help="Configurations that correct them before; 0 leaves them as they are.")
     ] = 5,
-    repeats: Annotated[int, typer.Option("--repeats", help="Of every run; the median counts.")] = 1,
+    rounds: Annotated[
+        int,
+        typer.Option("--rounds", help="How often all are measured, in turns; medians count where a machine is noisy."),
+    ] = 1,
     seed: Annotated[int, typer.Option("--seed", help="Of the choice of configurations.")] = 0,
     set_: Annotated[
         list[str] | None,
@@ -84,14 +87,11 @@ def validate(
     given = settings(set_ or [])
     with held():
         from autotune.cli.live import ProgressView  # noqa: PLC0415
-        from autotune.measurement import Protocol  # noqa: PLC0415
         from autotune.validation import validate as run_validation  # noqa: PLC0415
 
     said = make_console(stderr=json_)
     view = ProgressView(said, None)
     quiet = json_ and not sys.stderr.isatty()
-    if repeats < 1:
-        raise UsageError(f"--repeats {repeats} measures nothing; give at least 1")
     try:
         with view:
             report = run_validation(
@@ -102,7 +102,7 @@ def validate(
                 seed=seed,
                 storage=storage,
                 study=study,
-                protocol=Protocol(warmup=0, min_repeats=repeats, max_repeats=repeats, target=None),
+                rounds=rounds,
                 save=keep,
                 callback=None if quiet else view.show,
             )
@@ -150,7 +150,11 @@ def _print(report: ValidationReport, storage: str, plot: str | None) -> None:
     columns = ["metric", "runs", "mape", "bias", "worst", "spearman"]
     if report.correction is not None:
         columns.append("mape before correction")
-    console.print(f"\n{len(report.compared)} real runs beside their predictions")
+    times = max(one.trials for one in report.compared)
+    console.print(
+        f"\n{len(report.compared)} configurations beside their predictions"
+        + (f", medians of {times} real runs each" if times > 1 else ", one real run each")
+    )
     for name, value in report.study.record.options.get("facts", {}).items():
         console.print(f"  {name}: {value}", soft_wrap=True)
     if report.failed:

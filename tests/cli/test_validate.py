@@ -76,8 +76,14 @@ def test_runs_are_compared_kept_and_correct_later_searches(run: Run, machine: Pa
 
 
 def test_a_table_for_people_and_nothing_kept_for_a_named_machine(run: Run, hardware: str, trace: Path) -> None:
-    ran = run("validate", "moe-cache", "--runs", 3, "--calibration", 1, "--set", f"trace={trace}", "--set", hardware)
+    ran = run(
+        "validate", "moe-cache", "--runs", 3, "--calibration", 1, "--rounds", 2, "--set", f"trace={trace}", "--set", hardware
+    )  # fmt: skip
     assert ran.code == 0, ran.err
+    assert "3 configurations beside their predictions, medians of 2 real runs each" in ran.out
+    trials = run("trials", "validation-moe-cache", "--json").json
+    configs = [trial["config"] for trial in trials]
+    assert configs[:5] == configs[5:]  # in turns
     assert "token_latency_ms" in ran.out
     assert "mape before correction" in ran.out
     assert "from now on" not in ran.out
@@ -89,7 +95,7 @@ def test_a_table_for_people_and_nothing_kept_for_a_named_machine(run: Run, hardw
         (("--plot", "a.png"), "must end in .html"),
         (("--plot", "nowhere/a.html"), "the folder 'nowhere' does not exist"),
         (("--runs", 1), "runs"),
-        (("--repeats", 0), "--repeats 0 measures nothing"),
+        (("--rounds", 0), "rounds"),
     ],
 )
 def test_bad_input_is_one_sentence(run: Run, arguments: tuple[object, ...], message: str) -> None:
