@@ -20,8 +20,9 @@ import numpy as np
 from autotune.hardware import current_environment
 from autotune.strategies.fixed_point import iterate, refine
 from evaluators.moe_cache.latency import latency_like
+from evaluators.moe_cache.layer_tables import Outer
 from evaluators.moe_cache.plan import CachePlan, Costs
-from evaluators.moe_cache.solver import CacheSolver, Memory, Outer
+from evaluators.moe_cache.solver import CacheSolver, Memory
 from evaluators.moe_cache.timeline import simulate
 from evaluators.moe_cache.trace import DECODE, RoutingTrace
 

@@ -16,12 +16,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from autotune.allocation import split_budget
 from autotune.errors import UsageError
-from evaluators.moe_cache.cost_curves import LayerPasses, layer_costs
 from evaluators.moe_cache.latency import latency_like
+from evaluators.moe_cache.layer_tables import LayerTables, Outer
 from evaluators.moe_cache.plan import (
     MAX_CPU_THRESHOLD_TOKENS,
     MAX_PREFETCH_DEPTH,
@@ -31,11 +30,10 @@ from evaluators.moe_cache.plan import (
     Ints,
     fiddler_threshold,
 )
-from evaluators.moe_cache.policies import LCP_OMEGA, LCP_RHO, Lcp, Policy
+from evaluators.moe_cache.policies import LCP_OMEGA, Policy
 from evaluators.moe_cache.polish import Room, polish
-from evaluators.moe_cache.predict import Predictor, lookahead, offered
+from evaluators.moe_cache.predict import offered
 from evaluators.moe_cache.profiled import MIB, plan_of
-from evaluators.moe_cache.replay import hit_curves
 from evaluators.moe_cache.timeline import TimelineResult, simulate
 from evaluators.moe_cache.trace import DECODE, RoutingTrace
 
@@ -73,29 +71,6 @@ class Memory:
         return self.total_bytes - (1 + prefetch_depth) * self.staging_bytes
 
 
-@dataclass(frozen=True)
-class Outer:
-    """The settings that the iteration is run for, one start each.
-
-    Attributes:
-        predictor: of prefetches; None for the first that the trace offers.
-    """
-
-    policy: str
-    prefetch_depth: int
-    cpu_threshold_tokens: int = 0
-    predictor: Predictor | None = None
-    lcp_omega: float = LCP_OMEGA
-
-    @property
-    def name(self) -> str:
-        omega = f" omega={self.lcp_omega:g}" if self.policy == Policy.LCP else ""
-        cpu = f" cpu<={self.cpu_threshold_tokens}" if self.cpu_threshold_tokens else ""
-        return (
-            f"{self.policy}{omega} prefetch={self.prefetch_depth}{cpu}{f' {self.predictor}' if self.predictor else ''}"
-        )
-
-
 class CacheSolver:
     """A `FixedPointMap` for one trace, machine and memory.
 
@@ -117,6 +92,7 @@ class CacheSolver:
     Attributes:
         evaluations: plans that were simulated so far.
         outer: the settings to choose from, by name.
+        tables: what every layer costs in the separated problem.
 
     Raises:
         UsageError: for settings without anything to choose, or a memory that does not hold the staging buffers.
@@ -147,6 +123,7 @@ class CacheSolver:
         self.evaluations = 0
         self._omegas = tuple(lcp_omegas)
         thresholds = _thresholds(trace, costs) if slow_tier else (0,)
+        self.tables = LayerTables(trace, costs, self.thetas)
         self._usual, *others = offered(trace)
         self.outer = {
             outer.name: outer
@@ -163,9 +140,6 @@ class CacheSolver:
                 f"budget of {memory.total_bytes / MIB:.1f} MiB does not hold the staging buffers, "
                 f"{(1 + min_prefetch_depth) * memory.staging_bytes / MIB:.1f} MiB; give more"
             )
-        self._hits: dict[tuple[str, float], npt.NDArray[np.int16]] = {}
-        self._work: dict[int, tuple[Floats, Floats, Floats, Floats]] = {}
-        self._predicted: dict[tuple[int, Predictor], tuple[Ints, Ints]] = {}
         self._starts: tuple[str, ...] | None = None
         self._applied: dict[tuple[str, bytes], tuple[Floats, dict[str, Any], float]] = {}
 
@@ -343,7 +317,7 @@ class CacheSolver:
             quantum, count = self._quantum(outer.prefetch_depth)
             budgets = self._budgets(quantum)
         tables = [
-            self._layer_tables(outer, layer, float(windows[layer]), float(backlogs[layer]), budgets) for layer in layers
+            self.tables.of(outer, layer, float(windows[layer]), float(backlogs[layer]), budgets) for layer in layers
         ]
         shares: Sequence[int] | Ints = [0] * len(layers)
         if not self.uniform_budgets:
@@ -379,89 +353,6 @@ class CacheSolver:
         shares = np.arange(round(float(self.costs.expert_bytes.max()) * self.trace.n_experts / quantum) + 1)
         budgets: Ints = np.floor(shares * quantum).astype(np.int64)
         return budgets
-
-    def _layer_tables(
-        self, outer: Outer, layer: int, window_ms: float, backlog_ms: float, budgets: Ints
-    ) -> tuple[Floats, Floats]:
-        """``(budgets, splits)`` each: mean ms per decode pass of a layer's experts and of its demand, by bytes and split."""
-        size = float(self.costs.expert_bytes[layer])
-        n_experts = self.trace.n_experts
-        budget = budgets[:, None]
-        slot = self.thetas * size
-        fitting = np.divide(budget, slot, out=np.zeros((len(budgets), len(slot))), where=slot > 0)
-        slots = np.minimum(np.floor(fitting + 1e-9), n_experts).astype(np.int64)
-        rest = (1.0 - self.thetas) * size
-        layer_ms, demand_ms = np.empty(slots.shape), np.empty(slots.shape)
-        layer_costs(
-            self._layer_passes(outer, layer),
-            slots,
-            self.thetas,
-            float(self.costs.transfer_ms(size)),
-            np.where(rest > 0, self.costs.transfer_ms(rest), 0.0),
-            window_ms if outer.prefetch_depth else 0.0,
-            backlog_ms if outer.prefetch_depth else 0.0,
-            layer_ms,
-            demand_ms,
-        )
-        return layer_ms, demand_ms
-
-    def _layer_passes(self, outer: Outer, layer: int) -> LayerPasses:
-        key = (outer.policy, outer.lcp_omega)
-        if key not in self._hits:
-            self._hits[key] = hit_curves(self.trace.passes(), outer.policy, lcp=Lcp(LCP_RHO, outer.lcp_omega))
-        right, wrong = self._predictions(outer.prefetch_depth, outer.predictor or self._usual)
-        hits = np.ascontiguousarray(self._hits[key][:, layer])
-        work = self._pass_work(outer.cpu_threshold_tokens)
-        lookups, mean_ms, slow_share, slow_ms = (np.ascontiguousarray(part[:, layer]) for part in work)
-        return LayerPasses(
-            lookups=lookups.astype(np.int64),
-            right=right[:, layer].copy(),
-            wrong=wrong[:, layer].copy(),
-            hits=hits,
-            mean_ms=mean_ms,
-            slow_share=slow_share,
-            slow_ms=slow_ms,
-        )
-
-    def _pass_work(self, cpu_threshold_tokens: int) -> tuple[Floats, Floats, Floats, Floats]:
-        """``(P, L)`` each, of the decode passes: `LayerPasses`' lookups, mean_ms, slow_share and slow_ms."""
-        if cpu_threshold_tokens not in self._work:
-            batches = self.trace.passes()
-            decode = batches.pass_phase == DECODE
-            layer = batches.row_of_entry % batches.n_layers
-            few = batches.tokens <= cpu_threshold_tokens
-            slow = self.costs.expert_ms if self.costs.cpu_expert_ms is None else self.costs.cpu_expert_ms
-
-            def sums(of_entry: npt.NDArray[Any]) -> Floats:
-                by_row = np.bincount(batches.row_of_entry, of_entry, len(batches.offsets) - 1)
-                return np.asarray(by_row.reshape(-1, batches.n_layers)[decode])
-
-            lookups, eligible = sums(np.ones(len(few))), sums(few)
-            self._work[cpu_threshold_tokens] = (
-                lookups,
-                sums(self.costs.expert_ms[layer, batches.tokens]) / lookups,
-                eligible / lookups,
-                sums(few * slow[layer, batches.tokens]) / np.maximum(eligible, 1.0),
-            )
-        return self._work[cpu_threshold_tokens]
-
-    def _predictions(self, depth: int, predictor: Predictor) -> tuple[Ints, Ints]:
-        """``(P, L)`` counts of experts that were predicted and needed, and predicted in vain, per decode pass."""
-        if (depth, predictor) not in self._predicted:
-            needed = self.trace.passes()
-            decode = needed.pass_phase == DECODE
-            shape = (needed.n_passes, needed.n_layers)
-            right = np.zeros(shape, dtype=np.int64)
-            wrong = np.zeros(shape, dtype=np.int64)
-            if depth:
-                ahead = lookahead(self.trace, depth, predictor).batches
-                keys = ahead.row_of_entry * needed.n_experts + ahead.experts
-                wanted = needed.row_of_entry * needed.n_experts + needed.experts
-                used = np.isin(keys, wanted)
-                right = np.bincount(ahead.row_of_entry[used], minlength=right.size).reshape(shape)
-                wrong = np.bincount(ahead.row_of_entry[~used], minlength=right.size).reshape(shape)
-            self._predicted[depth, predictor] = right[decode], wrong[decode]
-        return self._predicted[depth, predictor]
 
     def _simulate(self, plan: CachePlan) -> TimelineResult:
         self.evaluations += 1

@@ -14,10 +14,11 @@ from autotune import UsageError
 from autotune.strategies.fixed_point import iterate, refine
 from evaluators.moe_cache.batching import batched, gating_cost, waste_factor
 from evaluators.moe_cache.formats import load_trace, save_trace
+from evaluators.moe_cache.layer_tables import Outer
 from evaluators.moe_cache.plan import CachePlan, Costs
 from evaluators.moe_cache.predict import lookahead, with_accuracy
 from evaluators.moe_cache.replay import replay, token_counts
-from evaluators.moe_cache.solver import CacheSolver, Memory, Outer
+from evaluators.moe_cache.solver import CacheSolver, Memory
 from evaluators.moe_cache.synthetic import SyntheticRouting
 from evaluators.moe_cache.timeline import simulate, simulate_many
 from evaluators.moe_cache.trace import DECODE, PREFILL, RoutingTrace
@@ -148,7 +149,7 @@ def test_the_solver_counts_the_look_ups_of_a_batch(depth: int) -> None:
     machine = costs(3, 4)
     memory = Memory((24 + 8 * (1 + depth)) * SIZE, 8 * SIZE)
     solver = CacheSolver(trace, machine, memory, policies=["lru"], max_prefetch_depth=depth)
-    passes = solver._layer_passes(Outer("lru", depth), 0)
+    passes = solver.tables.passes(Outer("lru", depth), 0)
     batches = trace.passes()
     width = np.diff(batches.offsets)[0::3]
     assert passes.lookups.tolist() == width.tolist() and width.max() > 2
@@ -178,7 +179,7 @@ def test_the_solver_tries_the_threshold_where_loading_becomes_cheaper() -> None:
         trace, costs(3, 8, cpu=True), Memory(60 * SIZE, 16 * SIZE), policies=["lru"], max_prefetch_depth=0
     )
     assert set(solver.outer) == {"lru prefetch=0", "lru prefetch=0 cpu<=1", "lru prefetch=0 cpu<=5"}
-    passes = solver._layer_passes(Outer("lru", 0, 1), 1)
+    passes = solver.tables.passes(Outer("lru", 0, 1), 1)
     batches = trace.passes()
     alone = [
         int((batches.tokens[a:b] == 1).sum()) for a, b in zip(batches.offsets[1::3], batches.offsets[2::3], strict=True)
