@@ -72,7 +72,7 @@ def test_the_best_of_all_starts_is_close_to_brute_force(seed: int, transfer_ms: 
         if a[0] + b[0] <= memory.for_caches(ahead)
         for plan in [CachePlan((a[0], b[0]), (a[1], b[1]), policy, prefetch_depth=ahead)]
     )
-    # Of 366 such cases one was more than 1 % off, by 1.4 %: memory for one expert in all, and policy and pair to change at once.
+    # Of 366 such cases one was more than 1 % off, by 1.4 %: memory for one expert, and policy and pair to change at once.
     assert least - 1e-9 <= found <= 1.02 * least
 
 
