@@ -16,8 +16,9 @@ from typing import Any
 
 from autotune.hardware import current_environment
 from autotune.strategies.fixed_point import solve
-from benchmarks.moe_cases import PROFILE, Case, belady_with_perfect_prefetch, case, traces, uniform_lru
+from benchmarks.moe_cases import PROFILE, Case, all_resident, case, traces, uniform_lru
 from evaluators.moe_cache.policies import Policy
+from evaluators.moe_cache.predict import with_accuracy
 from evaluators.moe_cache.profiled import plan_of
 from evaluators.moe_cache.solver import SEARCHED_POLICIES, CacheSolver
 
@@ -37,12 +38,21 @@ BASELINES: dict[str, dict[str, Any]] = {
     "prefetch-only": {"thetas": (0.0,)},
 }
 
+# What foresight would add: of what is needed next (in place of predictions), and of what is needed last (of a policy).
+LIMITS: dict[str, tuple[bool, dict[str, Any]]] = {
+    "perfect predictions": (True, {}),
+    "Belady, no prefetching": (False, {"policies": (Policy.BELADY.value,), "max_prefetch_depth": 0}),
+    "Belady, predictions": (False, {"policies": (Policy.BELADY.value,)}),
+    "Belady, perfect predictions": (True, {"policies": (Policy.BELADY.value,)}),
+}
+
 Row = dict[str, Any]
 
 
-def solved(of: Case, **narrowed: Any) -> Row:
-    """The best plan of a solver that may decide less."""
-    solver = CacheSolver(of.solver.trace, of.solver.costs, of.solver.memory, **narrowed)
+def solved(of: Case, *, foresees: bool = False, **narrowed: Any) -> Row:
+    """The best plan of a solver that may decide less, or whose predictions are never wrong."""
+    trace = with_accuracy(of.solver.trace, 1.0, seed=0) if foresees else of.solver.trace
+    solver = CacheSolver(trace, of.solver.costs, of.solver.memory, **narrowed)
     run = solve(solver)[0]
     plan = plan_of(run.best.config)
     return {
@@ -61,10 +71,11 @@ def mechanisms(of: Case) -> Row:
         "trace": of.trace,
         "budget": of.budget,
         "uniform_lru_ms": uniform_lru(of),
-        "belady_ms": belady_with_perfect_prefetch(of),
+        "all_resident_ms": all_resident(of),
         "best": solved(of),
         "without": {name: solved(of, **narrowed) for name, narrowed in off.items()},
         "baselines": {name: solved(of, **narrowed) for name, narrowed in BASELINES.items()},
+        "limits": {name: solved(of, foresees=foresees, **narrowed) for name, (foresees, narrowed) in LIMITS.items()},
     }
 
 
@@ -85,6 +96,20 @@ def print_rows(rows: list[Row]) -> None:
         print(f"| {row['trace']} | {row['budget']:.0%} | {best['ms']:.4g} | {kind} | {' | '.join(cells)} | {last} |")
 
 
+def print_limits(rows: list[Row]) -> None:
+    print(
+        "\n| trace | budget | best, ms | "
+        + " | ".join(LIMITS)
+        + " | all resident | closed of the way to the last limit |"
+    )
+    print("| --- " * (5 + len(LIMITS)) + "|")
+    for row in rows:
+        best, lru, limits = row["best"]["ms"], row["uniform_lru_ms"], [o["ms"] for o in row["limits"].values()]
+        cells = " | ".join(f"{ms:.4g} ({ms / best - 1.0:+.1%})" for ms in [*limits, row["all_resident_ms"]])
+        share = (lru - best) / (lru - limits[-1])
+        print(f"| {row['trace']} | {row['budget']:.0%} | {best:.4g} | {cells} | {share:.0%} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the numbers here")
@@ -97,6 +122,7 @@ def main() -> None:
         for budget in BUDGETS
     ]
     print_rows(rows)
+    print_limits(rows)
     environment = current_environment()
     print(f"\nprofile {arguments.hardware}; {environment.details['hardware']['cpu']['model']}, "
           f"Python {platform.python_version()}")  # fmt: skip
