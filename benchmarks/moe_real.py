@@ -55,7 +55,7 @@ class Subject:
 
 
 SUBJECTS = {
-    "tiny-moe": Subject(None, {}, (0, 1, 2, 3)),
+    "tiny-moe": Subject(None, {}, (0, 1)),
     "granite": Subject("granite.trace.json.gz", {"bits": 16}),
     "qwen": Subject("qwen.route.csv.gz", {"bits": 16, "scale": 0.125}),
 }
