@@ -7,8 +7,9 @@ Needs a quiet machine. Every configuration is run `rounds` times, in turns with 
 of rows that exists is gone on with. Validate first (`autotune validate moe-cache`, with the options that are printed), so that
 the profiled evaluator is corrected by this machine's own runs.
 
-The tuned configuration: `fixed-point` proposes by the profiled evaluator alone; the best few of its proposals and of the plain
-ones are run for real once, and the fastest is what is compared, by runs of its own.
+The tuned configuration: `fixed-point` proposes by the profiled evaluator alone. Of its proposals and of the plain ones, the best
+by prediction of every policy and prefetch depth are ranked, the first few run for real once, and the fastest of those twice more.
+The one of the smallest median is what is compared, by runs of its own.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from search_spaces.moe_cache import SHIPPED_TRACES
 
 BUDGETS = (0.05, 0.1, 0.25, 0.5, 0.75)
 LRU_CURVE = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0)
-CANDIDATES = 4  # proposals that are run for real before one is chosen
+CANDIDATES, FINALISTS = 4, 2  # configurations that are run for real once, and twice more, before one is chosen
 LIMIT, TUNED, UNIFORM_LRU = "limit: Belady, perfect prefetch", "autotune", "uniform LRU"
 RESIDENT = "all experts resident"
 
@@ -56,7 +57,7 @@ class Subject:
 
 SUBJECTS = {
     "tiny-moe": Subject(None, {}, (0, 1)),
-    "granite": Subject("granite.trace.json.gz", {"bits": 16}),
+    "granite": Subject("granite.trace.json.gz", {"bits": 16, "scale": 0.25}),
     "qwen": Subject("qwen.route.csv.gz", {"bits": 16, "scale": 0.125}),
 }
 
@@ -120,9 +121,10 @@ class Bench:
                 real = problem.evaluators["real"]
                 assert isinstance(real, Real)
                 self.real = real
-            plans = {name: plan_of(config) for name, config in self.plain(problem, budget).items()}
+            plain = self.plain(problem)
+            plans = {name: plan_of(config) for name, config in plain.items()}
             plans[LIMIT] = self.limit(problem, plans[UNIFORM_LRU])
-            plans[TUNED] = plan_of(self.tuned(problem, plans, budget))
+            plans[TUNED] = plan_of(self.tuned(problem, plain, budget))
             self.measure(problem, plans, budget, rounds)
         for budget in LRU_CURVE:
             problem = self.problem(budget)
@@ -133,7 +135,7 @@ class Bench:
         if self.real is not None:
             self.real.close()
 
-    def plain(self, problem: Problem, budget: float) -> dict[str, dict[str, Any]]:
+    def plain(self, problem: Problem) -> dict[str, dict[str, Any]]:
         """What people do besides; each with and without prefetching where staging buffers for it fit."""
         found = {UNIFORM_LRU: problem.default, **problem.baselines}
         twins: dict[str, dict[str, Any]] = {}
@@ -175,22 +177,36 @@ class Bench:
         assert isinstance(found, Profiled)
         return found
 
-    def tuned(self, problem: Problem, plans: Mapping[str, CachePlan], budget: float) -> Mapping[str, Any]:
-        """The fastest, in one real run each, of the best proposals by prediction."""
+    def tuned(self, problem: Problem, plain: Mapping[str, Mapping[str, Any]], budget: float) -> Mapping[str, Any]:
+        """The fastest in real runs of the best by prediction."""
         if budget in self.chosen:
             found: Mapping[str, Any] = self.chosen[budget]
             return found
         result = autotune.search(
             "moe-cache", options={**self.options, "budget_fraction": budget}, strategy="fixed-point", trials=60
         )
-        ranked = sorted(result.study.history.completed, key=lambda t: t.values["token_latency_ms"])
-        best: dict[str, Mapping[str, Any]] = {}
-        for trial in ranked[:CANDIDATES]:
-            latency = self.latency(problem, plan_of(dict(trial.config)))
-            say(f"{self.name} {budget:.0%}: candidate {trial.number} ({trial.proposer}) {latency:.3f} ms, "
-                f"predicted {trial.values['token_latency_ms']:.3f}")  # fmt: skip
-            best[f"{latency:012.6f}"] = trial.config
-        return best[min(best)]
+        known = [dict(trial.config) for trial in result.study.history.completed] + [dict(c) for c in plain.values()]
+        profiled = self.profiled(problem)
+        by_prediction = sorted((profiled(c).values()["token_latency_ms"], n) for n, c in enumerate(known))
+        settings: dict[tuple[Any, ...], tuple[float, int]] = {}
+        for predicted, n in by_prediction:
+            settings.setdefault((known[n]["policy"], known[n]["prefetch_depth"]), (predicted, n))
+        candidates = list(settings.values())[:CANDIDATES]
+        runs: dict[int, list[float]] = {n: [] for _, n in candidates}
+
+        def run_again(number: int, predicted: float) -> None:
+            runs[number].append(self.latency(problem, plan_of(known[number])))
+            config = known[number]
+            say(f"{self.name} {budget:.0%}: candidate {number} ({config['policy']}, prefetch {config['prefetch_depth']}) "
+                f"{runs[number][-1]:.3f} ms, predicted {predicted:.3f}")  # fmt: skip
+
+        for predicted, number in candidates:
+            run_again(number, predicted)
+        finalists = sorted(candidates, key=lambda one: runs[one[1]][0])[:FINALISTS]
+        for _ in range(2):
+            for predicted, number in finalists:
+                run_again(number, predicted)
+        return known[min((n for _, n in finalists), key=lambda n: statistics.median(runs[n]))]
 
     def latency(self, problem: Problem, plan: CachePlan) -> float:
         assert self.real is not None

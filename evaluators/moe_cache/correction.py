@@ -17,6 +17,7 @@ import numpy.typing as npt
 from autotune.errors import UsageError
 from evaluators.moe_cache.plan import Costs, Floats
 
+_TABLES = {"link": 3, "expert": 4, "dense": 3, "handling": 4}  # of `Clocks`, and their columns
 CLOCKS = "clocks"  # the note of a real trial that holds what its clocks showed
 
 
@@ -44,38 +45,32 @@ class Clocks:
         expert: ``(n, 4)`` tokens of an expert, the share of its rows that were computed together, mean ms, how many. The ms
             are NaN where timing each would have serialised them (CUDA).
         dense: ``(n, 3)`` tokens of a pass, mean ms of one layer's dense part, how many.
-        layers, loads: that the run went through, and experts or rests of experts that were brought and used.
-        beyond_ms: what all of them took together beyond the clocks above and waiting.
+        handling: ``(n, 4)`` layers of a pass, experts or rests of experts that it brought and used, mean ms that it took
+            beyond the clocks above and waiting, how many.
     """
 
     link: Floats
     expert: Floats
     dense: Floats
-    layers: int
-    loads: int
-    beyond_ms: float
+    handling: Floats
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-able values; times in ms to six significant digits."""
-        tables = {name: _rows(getattr(self, name)) for name in ("link", "expert", "dense")}
-        return {**tables, "layers": self.layers, "loads": self.loads, "beyond_ms": float(f"{self.beyond_ms:.6g}")}
+        """As JSON-able values."""
+        return {name: _rows(getattr(self, name)) for name in _TABLES}
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Clocks:
-        """From `to_dict`."""
-        widths = {"link": 3, "expert": 4, "dense": 3}
-        tables = {
-            name: np.array([[math.nan if v is None else v for v in row] for row in document[name]], float).reshape(
-                -1, n
+        """From `to_dict`.
+
+        Raises:
+            UsageError: where a table is missing, as in runs by an older version.
+        """
+        if missing := [name for name in _TABLES if name not in document]:
+            raise UsageError(
+                f"a run kept no clocks of {', '.join(missing)}, as versions before this one did not; validate under another "
+                "name with --study NAME"
             )
-            for name, n in widths.items()
-        }
-        return cls(
-            **tables,
-            layers=int(document["layers"]),
-            loads=int(document["loads"]),
-            beyond_ms=float(document["beyond_ms"]),
-        )
+        return cls(**{name: _table_of(document[name], width) for name, width in _TABLES.items()})
 
 
 @dataclass(frozen=True)
@@ -126,17 +121,17 @@ class Correction:
         """The correction that these runs tell of these costs; no correction without a run."""
         if not runs:
             return cls()
-        link, expert, dense = (np.concatenate([getattr(run, n) for run in runs]) for n in ("link", "expert", "dense"))
+        link, expert, dense, handling = (np.concatenate([getattr(run, name) for run in runs]) for name in _TABLES)
         whole_ms, layer_ms = costs.expert_ms.mean(axis=0), costs.dense_ms.mean(axis=0)
         expected = whole_ms[expert[:, 0].astype(int)] * expert[:, 1]
         if np.isnan(expert[:, 2]).any():
             # Without a clock of its own, all that is beyond the other clocks is the experts'.
             total = float((expected * expert[:, 3]).sum())
-            experts = Line(max(1e-6, sum(run.beyond_ms for run in runs) / total)) if total > 0 else Line()
+            experts = Line(max(1e-6, float((handling[:, 2] * handling[:, 3]).sum()) / total)) if total > 0 else Line()
             layer, load = 0.0, 0.0
         else:
             experts = fit_line(expected, expert[:, 2], expert[:, 3])
-            layer, load = _handling(runs)
+            layer, load = _handling(handling)
         return cls(
             link=fit_line(costs.transfer_ms(link[:, 0]), link[:, 1], link[:, 2]),
             expert=experts,
@@ -159,12 +154,12 @@ class Correction:
         )
 
 
-def _handling(runs: Sequence[Clocks]) -> tuple[float, float]:
-    """ms for each layer and for each expert that was brought: least squares of what was beyond the other clocks."""
+def _handling(table: Floats) -> tuple[float, float]:
+    """ms for each layer and for each expert that was brought: least squares over all passes."""
     from scipy import optimize  # noqa: PLC0415 - slow to import
 
-    counts = np.array([[run.layers, run.loads] for run in runs], dtype=np.float64)
-    found, _ = optimize.nnls(counts, np.array([run.beyond_ms for run in runs]))
+    each = np.sqrt(table[:, 3])
+    found, _ = optimize.nnls(table[:, :2] * each[:, None], np.maximum(table[:, 2], 0.0) * each)
     return float(found[0]), float(found[1])
 
 
@@ -195,6 +190,11 @@ def means(keys: npt.ArrayLike, values: npt.ArrayLike) -> Floats:
     at, which, count = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
     total = np.bincount(which.reshape(-1), weights=number, minlength=len(at))
     return np.column_stack((at, total / count, count))
+
+
+def _table_of(rows: Sequence[Sequence[float | None]], width: int) -> Floats:
+    values = [[math.nan if v is None else v for v in row] for row in rows]
+    return np.array(values, dtype=np.float64).reshape(-1, width)
 
 
 def _rows(table: Floats) -> list[list[float | None]]:

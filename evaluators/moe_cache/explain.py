@@ -115,8 +115,10 @@ def _time_section(trials: Mapping[str, TrialRecord], unicode: bool) -> Section:
         lines.append(
             f"{'token latency':{_LABEL}}" + "".join(f"{number(t):>8}{'':{6 + _BAR}}" for _, t in shown).rstrip()
         )
-    lines += [f"{_short(label)}: {_moved(trial.values)}" for label, trial in trials.items()]
-    return Section("time", "where the time of a token goes (ms)", tuple(lines), data)
+    lines += [f"{_short(label)}: {_moved(trial)}" for label, trial in trials.items()]
+    sequences = max(map(_sequences, trials.values()))
+    whose = "of a token" if sequences == 1 else f"of a pass with a token of each of {sequences} sequences"
+    return Section("time", f"where the time {whose} goes (ms)", tuple(lines), data)
 
 
 def _part(parts: Mapping[str, float], name: str, total: float | None, unicode: bool) -> str:
@@ -124,8 +126,14 @@ def _part(parts: Mapping[str, float], name: str, total: float | None, unicode: b
     return f"{number(parts[name]):>8}{100 * share:4.0f} % {bar(share, 1.0, _BAR - 1, unicode=unicode)}"
 
 
-def _moved(values: Mapping[str, float]) -> str:
-    told = f"moved {number(values.get('moved_mib'))} MiB per token"
+def _sequences(trial: TrialRecord) -> int:
+    """That are decoded together; trials of older versions did not store it."""
+    return int(trial.notes.get("sequences", 1))
+
+
+def _moved(trial: TrialRecord) -> str:
+    values = trial.values
+    told = f"moved {number(values.get('moved_mib'))} MiB per {'token' if _sequences(trial) == 1 else 'pass'}"
     precision = values.get("prefetch_precision")
     if precision is None:
         return f"{told}, nothing prefetched"

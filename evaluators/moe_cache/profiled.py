@@ -67,6 +67,7 @@ class Profiled:
             "layer_exposed_ms": [round(float(v), 4) for v in result.layer_exposed_ms],
             "slots": [int(v) for v in result.slots],
             "experts_per_layer": self.trace.n_experts,
+            "sequences": self.trace.sequences,
         }
         metrics = {name: Metric(value) for name, value in result.metrics().items()}
         return Measurement(metrics, {**layers, **result.notes})

@@ -140,8 +140,9 @@ def measurement(run: StackRun, trace: RoutingTrace, inter: int) -> Measurement:
         "layer_exposed_ms": [round(float(v), 4) for v in counters.idle_s[DECODE] * 1e3 / n_decode],
         "slots": [int(v) for v in run.slots],
     }
-    told = {CLOCKS: clocks_of(run, trace, inter).to_dict(), "experts_per_layer": trace.n_experts}
-    return Measurement({name: Metric(value) for name, value in values.items()}, {**layers, **told})
+    of_trace = {"experts_per_layer": trace.n_experts, "sequences": trace.sequences}
+    told = {CLOCKS: clocks_of(run, trace, inter).to_dict()}
+    return Measurement({name: Metric(value) for name, value in values.items()}, {**layers, **of_trace, **told})
 
 
 def clocks_of(run: StackRun, trace: RoutingTrace, inter: int) -> Clocks:
@@ -154,13 +155,9 @@ def clocks_of(run: StackRun, trace: RoutingTrace, inter: int) -> Clocks:
     link = np.array(run.link_log, dtype=np.float64).reshape(-1, 2)
     timed = np.array(run.counters.expert_s, dtype=np.float64).reshape(-1, 4)
     keys = np.column_stack((timed[:, 1], timed[:, 2] / inter))
-    waited = run.counters.idle_s.sum() + run.counters.cpu_wait_s.sum()
-    computed = float(np.nansum(timed[:, 3]))
     return Clocks(
         link=means(link[:, :1], link[:, 1] * 1e3),
         expert=means(keys, timed[:, 3] * 1e3),
         dense=means(passes.pass_tokens[:, None], run.dense_ms / passes.n_layers),
-        layers=passes.n_passes * passes.n_layers,
-        loads=run.counters.loads,
-        beyond_ms=max(0.0, float(run.latency_ms.sum() - run.dense_ms.sum()) - 1e3 * (computed + float(waited))),
+        handling=means(np.column_stack((np.full(passes.n_passes, passes.n_layers), run.loads)), run.beyond_ms),
     )

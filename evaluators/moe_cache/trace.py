@@ -197,6 +197,12 @@ class RoutingTrace:
         return int(rows.max()) if rows.size else self.top_k
 
     @cached_property
+    def sequences(self) -> int:
+        """The most tokens of a decode pass, which is one of every sequence that is decoded together; 1 without any."""
+        passes = self.passes()
+        return int(passes.pass_tokens[passes.pass_phase == DECODE].max(initial=1))
+
+    @cached_property
     def token_pass(self) -> Int32:
         """``(T,)``: the forward pass of each token: `pass_index`, or one for a turn's prefill and one per decode token."""
         if self.pass_index is not None:

@@ -25,21 +25,19 @@ COSTS = Costs(
 TRUTH = Correction(Line(1.5, 0.1), Line(1.2, 0.05), Line(2.0, 0.02), layer_ms=0.04, load_ms=0.07, runs=2)
 
 
-def clocks(truth: Correction, layers: int, loads: int) -> Clocks:
-    """What a run shows whose mechanisms take what `truth` says."""
+def clocks(truth: Correction, layers: int, loads: list[int]) -> Clocks:
+    """What a run of passes with so many loads shows whose mechanisms take what `truth` says."""
     sizes, parts, tokens = np.array([100.0, 600.0, 1000.0]), np.array([0.5, 1.0, 1.0]), np.array([1, 1, 3])
     return Clocks(
         link=np.column_stack((sizes, truth.link(COSTS.transfer_ms(sizes)), [4, 5, 6])),
         expert=np.column_stack((tokens, parts, truth.expert(COSTS.expert_ms[0, tokens] * parts), [3, 2, 1])),
         dense=np.column_stack(([1, 3], truth.dense(COSTS.dense_ms[0, [1, 3]]), [7, 1])),
-        layers=layers,
-        loads=loads,
-        beyond_ms=layers * truth.layer_ms + loads * truth.load_ms,
+        handling=np.array([[layers, n, layers * truth.layer_ms + n * truth.load_ms, 1] for n in loads]),
     )
 
 
 def test_the_lines_of_runs_are_found_again() -> None:
-    found = Correction.fit([clocks(TRUTH, 10, 5), clocks(TRUTH, 10, 40)], COSTS)
+    found = Correction.fit([clocks(TRUTH, 10, [5, 7]), clocks(TRUTH, 10, [40])], COSTS)
     for name in ("link", "expert", "dense"):
         line, true = getattr(found, name), getattr(TRUTH, name)
         assert (line.scale, line.offset_ms) == pytest.approx((true.scale, true.offset_ms))
@@ -48,11 +46,11 @@ def test_the_lines_of_runs_are_found_again() -> None:
 
 
 def test_clocks_and_corrections_are_kept_as_json_values() -> None:
-    seen = clocks(TRUTH, 10, 5)
+    seen = clocks(TRUTH, 10, [5])
     again = Clocks.from_dict(seen.to_dict())
     assert np.allclose(again.link, seen.link)
     assert np.allclose(again.expert, seen.expert)
-    assert again.beyond_ms == pytest.approx(seen.beyond_ms)
+    assert np.allclose(again.handling, seen.handling)
     assert Correction.from_dict(TRUTH.to_dict()) == TRUTH
 
 
@@ -63,9 +61,9 @@ def test_what_is_no_correction_is_refused(document: dict[str, Any]) -> None:
 
 
 def test_without_clocks_of_their_own_experts_are_what_remains() -> None:
-    seen = clocks(replace(TRUTH, layer_ms=0.0, load_ms=0.0), 10, 5)
+    seen = clocks(replace(TRUTH, layer_ms=0.0, load_ms=0.0), 10, [5])
     total = float((COSTS.expert_ms[0, seen.expert[:, 0].astype(int)] * seen.expert[:, 1] * seen.expert[:, 3]).sum())
-    hidden = replace(seen, expert=seen.expert.copy(), beyond_ms=3.0 * total)
+    hidden = replace(seen, expert=seen.expert.copy(), handling=np.array([[10, 5, 3.0 * total, 1]]))
     hidden.expert[:, 2] = math.nan
     found = Correction.fit([Clocks.from_dict(hidden.to_dict())], COSTS)
     assert (found.expert.scale, found.expert.offset_ms) == pytest.approx((3.0, 0.0))

@@ -120,3 +120,12 @@ def test_a_study_without_a_domain_has_no_explanation(tmp_path: Path) -> None:
     space = autotune.SearchSpace([autotune.Int("x", 0, 3)])
     result = autotune.search(space, lambda config: float(config["x"]), trials=3)
     assert explain(result.study) == ()
+
+
+@pytest.mark.parametrize(("batch", "title", "moved"), [(1, "of a token", "per token"), (4, "of each of 4", "per pass")])
+def test_what_is_decoded_together_is_told_as_a_pass(batch: int, title: str, moved: str, tmp_path: Path) -> None:
+    options = {"hardware": str(write_profile(tmp_path)), "batch": batch}
+    study = autotune.search("moe-cache", options=options, trials=1, strategy="random").study
+    time = sections(study)["time"]
+    assert title in time.title
+    assert any(moved in line for line in time.lines)

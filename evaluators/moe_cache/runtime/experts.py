@@ -52,8 +52,8 @@ class Counters:
     """What a run counted, by phase and layer ``(2, L)`` or by phase ``(2,)``; seconds, bytes and numbers of experts.
 
     `late_s` is the part of `idle_s` in which experts were waited for that had been predicted. `expert_s` holds ``(phase,
-    tokens, rows, seconds)`` of every segment; on CUDA the seconds are NaN, as timing each would serialise them. `loads` is
-    how many experts, or rests of experts, were brought and used.
+    tokens, rows, seconds)`` of every segment; on CUDA the seconds are NaN, as timing each would serialise them, and
+    `expert_total_s`, their sum, is 0. `loads` is how many experts, or rests of experts, were brought and used.
     """
 
     lookups: npt.NDArray[np.int64]
@@ -67,7 +67,13 @@ class Counters:
     started: npt.NDArray[np.int64]
     used: npt.NDArray[np.int64]
     expert_s: list[tuple[int, int, int, float]]
+    expert_total_s: float = 0.0
     loads: int = 0
+
+    def totals(self) -> npt.NDArray[np.float64]:
+        """``(4,)`` of all phases and layers: bytes moved, bytes wasted, loads, seconds that a clock saw."""
+        clocked = self.idle_s.sum() + self.cpu_wait_s.sum() + self.expert_total_s
+        return np.array([self.moved.sum(), self.wasted.sum(), self.loads, clocked], dtype=np.float64)
 
     @classmethod
     def empty(cls, n_layers: int) -> Counters:
@@ -347,6 +353,7 @@ class OffloadedExperts:
             # Router weights may be wider than the model's numbers.
             out.index_add_(0, chosen, (feed_forward(rows, hidden[chosen]) * batch.weights[index]).to(out.dtype))
         seconds = math.nan if self._cuda else time.perf_counter() - began
+        self.counters.expert_total_s += 0.0 if self._cuda else seconds
         self.counters.expert_s.append((self.phase, int(batch.tokens[index]), len(rows), seconds))
 
     # ------------------------------------------------------------------------------ experts left in the slow tier

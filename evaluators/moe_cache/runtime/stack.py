@@ -41,6 +41,8 @@ class StackRun:
     Attributes:
         latency_ms: ``(P,)`` wall time of every pass.
         dense_ms: ``(P,)`` of it in the dense parts.
+        beyond_ms: ``(P,)`` of it that no clock saw: neither dense parts, nor experts (on CUDA: with them), nor waiting.
+        loads: ``(P,)`` experts, or rests of experts, that were brought and used.
         moved_bytes, wasted_bytes: ``(P,)``.
         counters: see `Counters`.
         slots: ``(L,)`` experts that each layer's cache holds.
@@ -50,6 +52,8 @@ class StackRun:
 
     latency_ms: Floats
     dense_ms: Floats
+    beyond_ms: Floats
+    loads: Floats
     moved_bytes: Floats
     wasted_bytes: Floats
     counters: Counters
@@ -104,7 +108,7 @@ class LayerStack:
         )
         experts = OffloadedExperts(self._tier, self._memory, plan, caches, self._trace.widest_decode)
         latency, dense = np.empty(passes.n_passes), np.zeros(passes.n_passes)
-        moved, wasted = np.empty(passes.n_passes), np.empty(passes.n_passes)
+        counted = np.empty((passes.n_passes, len(experts.counters.totals())))
         next_use = rows.next_use
         try:
             with torch.inference_mode(), undisturbed():
@@ -112,18 +116,27 @@ class LayerStack:
                     phase, n_tokens = int(passes.pass_phase[p]), int(passes.pass_tokens[p])
                     if p > 0 and passes.pass_turn[p] != passes.pass_turn[p - 1]:
                         experts.link.drain()
-                    before = experts.counters.moved[phase], experts.counters.wasted[phase]
+                    before = experts.counters.totals()
                     began = time.perf_counter()
                     experts.begin_pass(phase, n_tokens)
                     dense[p] = self._pass(p, n_tokens, experts, ahead, next_use)
                     self._synchronize()
                     latency[p] = time.perf_counter() - began
-                    moved[p] = experts.counters.moved[phase] - before[0]
-                    wasted[p] = experts.counters.wasted[phase] - before[1]
+                    counted[p] = experts.counters.totals() - before
         finally:
             experts.close()
+        moved, wasted, loads, clocked = counted.T
         return StackRun(
-            latency * 1e3, dense * 1e3, moved, wasted, experts.counters, experts.link.log, slots, experts.nbytes
+            latency_ms=latency * 1e3,
+            dense_ms=dense * 1e3,
+            beyond_ms=(latency - dense - clocked) * 1e3,
+            loads=loads,
+            moved_bytes=moved,
+            wasted_bytes=wasted,
+            counters=experts.counters,
+            link_log=experts.link.log,
+            slots=slots,
+            fast_bytes=experts.nbytes,
         )
 
     def _pass(
