@@ -14,14 +14,15 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from autotune.errors import AutotuneError, UsageError
+from autotune.errors import UsageError
+from autotune.hardware.direct_reads import Part, open_reads
 from autotune.hardware.fingerprint import disk_of
 
 # Direct I/O wants offsets, lengths and addresses aligned to the logical block; 4 KiB is a multiple of every one in use.
@@ -137,7 +138,7 @@ class DiskLink:
 
     The file loses its name as soon as it is open, so that no way of dying leaves it behind. Its size decides how much of
     it a drive's or a hypervisor's own cache can hide: choose it larger than those where they matter. A transfer of
-    depth k is cut into k contiguous parts that k threads read at once, which is how one expert would be fetched.
+    depth k is cut into k contiguous parts that are read at once, which is how one expert is fetched.
 
     Args:
         folder: an existing folder on the disk to measure.
@@ -171,8 +172,11 @@ class DiskLink:
             self._buffer = mmap.mmap(-1, self.max_bytes)
             self._view = memoryview(self._buffer)
             # Touch every page now, else the first large transfers would also pay for page faults.
-            np.frombuffer(self._view, dtype=np.uint8)[::BLOCK] = 1
-            self._threads = ThreadPoolExecutor(max(depths), thread_name_prefix="autotune-disk")
+            pages = np.frombuffer(self._view, dtype=np.uint8)
+            pages[::BLOCK] = 1
+            self._address = pages.ctypes.data
+            del pages
+            self._reads = open_reads(self._fd, max(depths))
         except BaseException:
             os.close(self._fd)
             raise
@@ -189,25 +193,21 @@ class DiskLink:
         n_blocks = wanted // BLOCK
         parts = min(depth, n_blocks)
         edges = [BLOCK * (n_blocks * part // parts) for part in range(parts + 1)]
+        cut = [
+            Part(start + low, self._address + low, high - low) for low, high in pairwise(edges)
+        ]
         begin = time.perf_counter()
-        if parts == 1:
-            self._read(start, 0, wanted)
-        else:
-            pending = [self._threads.submit(self._read, start, edges[i], edges[i + 1]) for i in range(parts)]
-            for read in pending:
-                read.result()
+        self._reads.read(cut)
         return time.perf_counter() - begin
 
-    def _read(self, start: int, low: int, high: int) -> None:
-        while low < high:  # the kernel may return less than asked for
-            got = os.preadv(self._fd, [self._view[low:high]], start + low)
-            if got <= 0:
-                raise AutotuneError(f"the scratch file ended at byte {start + low} while it was being measured")
-            low += got
+    @property
+    def how(self) -> str:
+        """By what means the parts are read."""
+        return self._reads.how
 
     def close(self) -> None:
         """Free the file's space and the buffer."""
-        self._threads.shutdown(wait=True)
+        self._reads.close()
         os.close(self._fd)
         self._view.release()
         self._buffer.close()

@@ -12,7 +12,6 @@ import mmap
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from autotune.errors import AutotuneError, UsageError
+from autotune.hardware.direct_reads import Part, open_reads
 from autotune.hardware.tiers import check_scratch, no_direct_io
 from evaluators.moe_cache.runtime.layout import BLOCK, ExpertLayout
 
@@ -82,7 +82,7 @@ class DiskTier:
         finally:
             Path(name).unlink()
         self._depth = depth
-        self._readers = ThreadPoolExecutor(max(1, depth - 1), thread_name_prefix="autotune-read")
+        self._reads = open_reads(self._fd, depth + 2)
         try:
             self._write(weights, n_layers)
         except OSError as error:
@@ -108,37 +108,24 @@ class DiskTier:
 
     def read(self, layer: int, expert: int, first: int, targets: Sequence[Tensor], after: Sequence[Any] = ()) -> None:
         start = (layer * self._n_experts + expert) * self.layout.stride + first * self.layout.row_bytes
-        parts = list(self._parts(start, targets))
-        others = [self._readers.submit(self._read, *part) for part in parts[1:]]
-        self._read(*parts[0])
-        for other in others:
-            other.result()
+        self._reads.read(list(self._parts(start, targets)))
 
-    def _parts(self, start: int, targets: Sequence[Tensor]) -> Iterator[tuple[int, memoryview]]:
-        """Offsets and buffers of reads of about equal size, `depth` of them and one more for each further target."""
+    def _parts(self, start: int, targets: Sequence[Tensor]) -> Iterator[Part]:
+        """Reads of about equal size, `depth` of them and one more for each further target."""
         total = sum(target.numel() for target in targets)
         most = math.ceil(total / self._depth / BLOCK) * BLOCK
         for target in targets:
-            view = target.numpy().data
-            for low in range(0, len(view), most):
-                part = view[low : low + most]
-                yield start + low, part
-            start += len(view)
-
-    def _read(self, start: int, view: memoryview) -> None:
-        low, high = 0, len(view)
-        while low < high:  # the kernel may return less than asked for
-            got = os.preadv(self._fd, [view[low:high]], start + low)
-            if got <= 0:
-                raise AutotuneError(f"the file of experts ended at byte {start + low} while it was being read")
-            low += got
+            address, size = target.data_ptr(), target.numel()
+            for low in range(0, size, most):
+                yield Part(start + low, address + low, min(most, size - low))
+            start += size
 
     def host_rows(self, layer: int, expert: int) -> Tensor:
         raise AutotuneError("a disk computes nothing; cpu_threshold_tokens must be 0 on ram<-disk")
 
     def close(self) -> None:
-        self._readers.shutdown(wait=True)
         if self._fd >= 0:
+            self._reads.close()
             os.close(self._fd)
             self._fd = -1
 
