@@ -265,7 +265,8 @@ class OffloadedExperts:
         for number, load in enumerate(late):
             self._wait(layer, load)
             self._finish(layer, out, hidden, batch, load)
-            self._order(layer, late[number + 1 :])
+            if late[-1].transfer is None:  # there was no room for all
+                self._order(layer, late[number + 1 :])
         for expert, transfer in brought.items():
             if expert not in present:
                 self.link.discard(transfer)
@@ -299,7 +300,7 @@ class OffloadedExperts:
                 demanded.append(load)
             else:
                 load.prefetched = True
-                (arrived if load.transfer.done.is_set() else under_way).append(load)
+                (arrived if load.transfer.arrived else under_way).append(load)
         return arrived, under_way + demanded
 
     def _compute_cached(self, layer: int, out: Tensor, hidden: Tensor, batch: Batch, found: LookUp) -> None:
@@ -316,7 +317,7 @@ class OffloadedExperts:
 
     def _wait(self, layer: int, load: _Load) -> None:
         assert load.transfer is not None
-        if not load.transfer.done.is_set():
+        if not load.transfer.arrived:
             began = time.perf_counter()
             load.transfer.wait()
             waited = time.perf_counter() - began

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -24,6 +24,7 @@ class Transfer:
         targets: byte buffers to fill, in the order of the rows.
         buffer: the staging buffer among them, given back when the rows were used.
         after: CUDA events that the targets are free after.
+        arrived: whether it has ended, well or not.
         began, ended: `time.perf_counter` seconds.
         unwanted: a prefetch whose expert was not needed after all; its buffer goes back when it has arrived.
     """
@@ -34,15 +35,25 @@ class Transfer:
     targets: tuple[Tensor, ...]
     buffer: Buffer | None = None
     after: tuple[Any, ...] = ()
-    done: threading.Event = field(default_factory=threading.Event)
+    arrived: bool = False
     began: float = 0.0
     ended: float = 0.0
     error: BaseException | None = None
     unwanted: bool = False
 
+    def __post_init__(self) -> None:
+        # A bare lock, which the link opens: an Event would cost the one that waits several more on waking.
+        self._gate = threading.Lock()
+        self._gate.acquire()
+
     @property
     def nbytes(self) -> int:
         return sum(target.numel() for target in self.targets)
+
+    def end(self) -> None:
+        """Let go of those who wait: it has arrived, or broke."""
+        self.arrived = True
+        self._gate.release()
 
     def wait(self) -> None:
         """Until it has arrived.
@@ -50,7 +61,9 @@ class Transfer:
         Raises:
             BaseException: what broke the transfer.
         """
-        self.done.wait()
+        if not self.arrived:
+            with self._gate:
+                pass
         if self.error is not None:
             raise self.error
 
@@ -103,7 +116,7 @@ class Link:
     def discard(self, transfer: Transfer) -> None:
         """Give a prefetch's buffer back without using it, now or when it has arrived."""
         with self.lock:
-            if transfer.done.is_set():
+            if transfer.arrived:
                 self._give_back(transfer)
             else:
                 transfer.unwanted = True
@@ -115,7 +128,7 @@ class Link:
             self._demands.clear()
             running = self._running
         if running is not None:
-            running.done.wait()
+            running.wait()
 
     def close(self) -> None:
         with self.lock:
@@ -152,6 +165,6 @@ class Link:
             transfer.ended = time.perf_counter()
             self.log.append((transfer.nbytes, transfer.ended - transfer.began))
             with self.lock:
-                transfer.done.set()
+                transfer.end()
                 if transfer.unwanted:
                     self._give_back(transfer)
