@@ -1,15 +1,16 @@
 """Real runs of moe-cache beside what people use today, at budgets from 5 % to 75 % of all expert bytes.
 
 python benchmarks/moe_real.py --data DIR [--traces NAME,NAME] [--rounds 3] [--rows FILE.jsonl] [--tier auto] [--scratch DIR]
+    [--link-mib-s N]
 python benchmarks/moe_real.py --rows FILE.jsonl --report
 
 Needs a quiet machine. Every configuration is run `rounds` times, in turns with the others of its budget; medians count. A file
 of rows that exists is gone on with. Validate first (`autotune validate moe-cache`, with the options that are printed), so that
 the profiled evaluator is corrected by this machine's own runs.
 
-The tuned configuration: `fixed-point` proposes by the profiled evaluator alone. Of its proposals and of the plain ones, the best
-by prediction of every policy and prefetch depth are ranked, the first few run for real once, and the fastest of those twice more.
-The one of the smallest median is what is compared, by runs of its own.
+The tuned configuration: `fixed-point` proposes by the profiled evaluator alone. Of its proposals and of the plain ones, the
+best by prediction of every policy and prefetch depth are ranked, the first few run for real once, and the fastest of those
+twice more. The one of the smallest median is what is compared, by runs of its own.
 """
 
 from __future__ import annotations
@@ -71,6 +72,9 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, default=Path("moe-real.jsonl"))
     parser.add_argument("--tier", default="auto")
     parser.add_argument("--scratch")
+    parser.add_argument(
+        "--link-mib-s", type=float, help="hold the link to so many MiB/s, against a disk of changing speed"
+    )
     parser.add_argument("--report", action="store_true", help="print the tables of the rows that there are")
     given = parser.parse_args()
     if not given.report:
@@ -79,6 +83,8 @@ def main() -> None:
             options = {**subject.options, "trace": _trace(subject, given), "tier": given.tier}
             if given.scratch:
                 options["scratch"] = given.scratch
+            if given.link_mib_s:
+                options["link_mib_s"] = given.link_mib_s
             Bench(name, options, given.rows).run([float(b) for b in given.budgets.split(",")], given.rounds)
     for line in report([json.loads(line) for line in given.rows.read_text().splitlines()]):
         print(line)

@@ -100,6 +100,15 @@ class Options(BaseModel):
             "machine that is too small for all of it",
         ),
     ] = 1.0
+    link_mib_s: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            allow_inf_nan=False,
+            description="hold the link to at most so many MiB/s, in predictions and real runs; for one that others use too, or "
+            "whose own speed changes too much to compare runs",
+        ),
+    ] = None
     scratch: Annotated[
         str | None,
         Field(description="folder on the disk that real runs keep the experts on; the cache folder if left out"),
@@ -146,7 +155,12 @@ class MoeCache:
             checks=named(made[1], "check"),
             metrics=VALIDATED,
             correct=correcting(
-                setup.trace, setup.costs, setup.profile, setup.work, keep=options.hardware == THIS_MACHINE
+                setup.trace,
+                setup.costs,
+                setup.profile,
+                setup.work,
+                options.link_mib_s,
+                keep=options.hardware == THIS_MACHINE,
             ),
         )
 
@@ -183,6 +197,7 @@ class MoeCache:
             expert_bytes=expert_bytes,
             budget_bytes=total,
             max_prefetch_depth=options.max_prefetch_depth,
+            link_mib_s=options.link_mib_s,
         )
         _check_budget(found.memory, expert_bytes)
         return found
@@ -226,7 +241,9 @@ class _Setup:
         work = LayerWork.of(model, options.context)
         profile = _profile(options, work)
         costs = costs_of(profile, work, expert_bytes, int(trace.passes().pass_tokens.max()))
-        found = load_correction(profile, work) if options.corrected and options.hardware == THIS_MACHINE else None
+        costs = costs.held_to(options.link_mib_s)
+        known = options.corrected and options.hardware == THIS_MACHINE
+        found = load_correction(profile, work, options.link_mib_s) if known else None
         if found is not None:
             costs = Correction.from_dict(found["correction"]).of(costs)
         bits = model.expert_bits if options.bits is None else options.bits
@@ -235,8 +252,16 @@ class _Setup:
     @property
     def real(self) -> Real:
         scratch = None if self.options.scratch is None else Path(self.options.scratch).expanduser()
-        profile = self.profile
-        return Real(self.trace, self.work, self.bits, self.expert_bytes, profile.tiers, profile.best_depth, scratch)
+        return Real(
+            self.trace,
+            self.work,
+            self.bits,
+            self.expert_bytes,
+            self.profile.tiers,
+            self.profile.best_depth,
+            scratch,
+            self.options.link_mib_s,
+        )
 
 
 def _problem(setup: _Setup) -> Problem:
@@ -268,6 +293,7 @@ def _problem(setup: _Setup) -> Problem:
             f"{trace.decode_tokens} decode tokens" + (f" in batches of {options.batch}" if options.batch > 1 else ""),
             "budget": f"{memory.total_bytes / MIB:.1f} MiB of {_all_experts(trace, costs) / MIB:.1f} MiB of experts",
             "hardware": _machine_name(profile),
+            **({"link": f"held to {options.link_mib_s:g} MiB/s"} if options.link_mib_s else {}),
             **({"scale": f"{options.scale:g} of the model's width"} if options.scale < 1 else {}),
             **({"correction": _told(setup.correction)} if setup.correction else {}),
             "caution": "policy static places by the popularity in this very trace, and all is tuned on it; test on another",

@@ -24,7 +24,8 @@ from autotune.hardware.tiers import DEFAULT_FILE_BYTES, TierPair, check_scratch
 
 # Half a minute is what somebody who starts a first search will wait for without asking why.
 DEFAULT_BUDGET_S = 30.0
-THREADS = "torch_threads"  # the note of a profile that says on how many computation was measured
+# The notes of a profile that say on how many threads computation was measured, and by what means transfers were made.
+THREADS, TRANSFERS = "torch_threads", "transfers"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def cache_path(fingerprint: str, tier_pair: TierPair) -> Path:
 
 
 def load_cached(environment: Environment, tier_pair: TierPair) -> HardwareProfile | None:
-    """The cached profile of a machine, or None where there is none.
+    """The cached profile of a machine, or None where there is none, or one by a version that timed other transfers.
 
     Compute curves that were measured on another number of threads than would be used now are left out.
 
@@ -64,6 +65,8 @@ def load_cached(environment: Environment, tier_pair: TierPair) -> HardwareProfil
             f"{path} holds a profile of {profile.tier_pair} on machine {profile.environment.fingerprint}; delete it or "
             "measure again with: autotune hardware --remeasure"
         )
+    if TRANSFERS not in profile.notes:
+        return None
     return profile if profile.notes.get(THREADS) == compute_threads() else profile.only(())
 
 
@@ -161,8 +164,10 @@ def measure_profile(
     if known is None:
         report(f"link {pair.name}")
         with pair.open_link(folder, file_bytes) as link:
-            links = measure.measure_link(link, budget_s=budget.link_s)
-        notes = measure.method_notes() | ({} if folder is None else {"scratch_file_bytes": file_bytes})
+            links, how = measure.measure_link(link, budget_s=budget.link_s), link.how
+        notes = (
+            measure.method_notes() | {TRANSFERS: how} | ({} if folder is None else {"scratch_file_bytes": file_bytes})
+        )
         known = HardwareProfile(
             name=machine.fingerprint,
             tier_pair=pair.name,

@@ -53,6 +53,10 @@ class Link(Protocol):
     def max_bytes(self) -> int:
         """The largest transfer."""
 
+    @property
+    def how(self) -> str:
+        """By what means bytes are moved, for people."""
+
     def transfer(self, nbytes: int, depth: int = 1) -> float:
         """Move `nbytes` (rounded up to whole blocks) in `depth` parallel parts; the seconds until all have arrived."""
 
@@ -193,9 +197,7 @@ class DiskLink:
         n_blocks = wanted // BLOCK
         parts = min(depth, n_blocks)
         edges = [BLOCK * (n_blocks * part // parts) for part in range(parts + 1)]
-        cut = [
-            Part(start + low, self._address + low, high - low) for low, high in pairwise(edges)
-        ]
+        cut = [Part(start + low, self._address + low, high - low) for low, high in pairwise(edges)]
         begin = time.perf_counter()
         self._reads.read(cut)
         return time.perf_counter() - begin
@@ -228,6 +230,7 @@ class HostToGpuLink:
 
     # Pinned memory to choose from, so that the processor's caches do not serve the copies.
     _POOL_BYTES = 2**28
+    how = "copies from pinned memory"
 
     def __init__(self, max_bytes: int = MAX_TRANSFER_BYTES) -> None:
         import torch  # noqa: PLC0415  (see TierPair.detect)

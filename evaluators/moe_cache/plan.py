@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,8 @@ import numpy.typing as npt
 from autotune.errors import UsageError
 from evaluators.moe_cache.policies import LCP_OMEGA, LCP_RHO, Lcp, Policy
 from evaluators.moe_cache.predict import Predictor
+
+_MIB = 2.0**20
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -135,6 +137,12 @@ class Costs:
     def max_tokens(self) -> int:
         """M, the largest batch that the tables know."""
         return int(self.expert_ms.shape[1]) - 1
+
+    def held_to(self, mib_s: float | None) -> Costs:
+        """With a link of at most so many MiB/s; as they are for None."""
+        if mib_s is None:
+            return self
+        return replace(self, link_ms=np.maximum(self.link_ms, self.link_bytes / (mib_s * _MIB / 1e3)))
 
     def transfer_ms(self, sizes: npt.ArrayLike) -> Floats:
         """Time of transfers of the given bytes.

@@ -41,6 +41,7 @@ class Real:
         pair: the tiers.
         depth: parallel reads of one transfer.
         scratch: folder on the disk of `ram<-disk`; the cache folder if None.
+        link_mib_s: that the link is held to; None lets it be as fast as it is.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Real:
         pair: TierPair,
         depth: int = 1,
         scratch: Path | None = None,
+        link_mib_s: float | None = None,
     ) -> None:
         self.trace = trace
         self.work = work
@@ -60,6 +62,7 @@ class Real:
         self.pair = pair
         self.depth = depth
         self.scratch = scratch
+        self.link_mib_s = link_mib_s
         self._session: Session | None = None
 
     def __call__(self, config: Mapping[str, Any]) -> Measurement:

@@ -104,38 +104,48 @@ def named(configs: Sequence[Config], word: str) -> dict[str, Config]:
 
 
 def correcting(
-    trace: RoutingTrace, costs: Costs, profile: HardwareProfile, work: LayerWork, *, keep: bool
+    trace: RoutingTrace,
+    costs: Costs,
+    profile: HardwareProfile,
+    work: LayerWork,
+    link_mib_s: float | None = None,
+    *,
+    keep: bool,
 ) -> Callable[[Sequence[TrialRecord]], Corrected]:
     """How completed real trials correct the profiled evaluator on this machine.
 
     Args:
+        link_mib_s: that the link of costs and runs is held to.
         keep: whether the correction can be kept; one of a profile that was given by name or file is not.
     """
 
     def correct(trials: Sequence[TrialRecord]) -> Corrected:
         clocks = [Clocks.from_dict(trial.notes[CLOCKS]) for trial in trials]
         found = Correction.fit(clocks, costs)
-        save = partial(save_correction, found, profile, work) if keep else None
+        save = partial(save_correction, found, profile, work, link_mib_s) if keep else None
         return Corrected(Profiled(trace, found.of(costs)).predict, found.to_dict(), save)
 
     return correct
 
 
-def correction_path(profile: HardwareProfile, work: LayerWork) -> Path:
-    """Where a machine's correction for these shapes is kept, beside its hardware profile."""
-    shapes = json.dumps([profile.best_depth, *map(str, work.shapes)])
+def correction_path(profile: HardwareProfile, work: LayerWork, link_mib_s: float | None = None) -> Path:
+    """Where a machine's correction for these shapes, and a link held to such a speed, is kept, beside its hardware profile."""
+    held = [] if link_mib_s is None else [link_mib_s]
+    shapes = json.dumps([profile.best_depth, *map(str, work.shapes), *held])
     digest = hashlib.sha256(shapes.encode()).hexdigest()[:12]
     name = f"{profile.environment.fingerprint}-{profile.tiers.slug}-moe-cache-{digest}.json"
     return cache_folder() / name
 
 
-def save_correction(correction: Correction, profile: HardwareProfile, work: LayerWork) -> Path:
+def save_correction(
+    correction: Correction, profile: HardwareProfile, work: LayerWork, link_mib_s: float | None = None
+) -> Path:
     """Keep a correction for later searches on this machine.
 
     Raises:
         UsageError: the cache folder cannot be written.
     """
-    path = correction_path(profile, work)
+    path = correction_path(profile, work, link_mib_s)
     document = {
         "correction": correction.to_dict(),
         "tier_pair": profile.tier_pair,
@@ -152,13 +162,15 @@ def save_correction(correction: Correction, profile: HardwareProfile, work: Laye
     return path
 
 
-def load_correction(profile: HardwareProfile, work: LayerWork) -> Mapping[str, Any] | None:
+def load_correction(
+    profile: HardwareProfile, work: LayerWork, link_mib_s: float | None = None
+) -> Mapping[str, Any] | None:
     """What `save_correction` kept, ``correction`` among it; None where nothing was.
 
     Raises:
         UsageError: for a file that cannot be read.
     """
-    path = correction_path(profile, work)
+    path = correction_path(profile, work, link_mib_s)
     if not path.exists():
         return None
     try:

@@ -38,6 +38,7 @@ class Workload:
         profile, correction: the machine, and what real runs on it said of the times that follow from its profile.
         expert_bytes: ``(L,)`` bytes of one expert.
         budget_bytes: fast memory for caches and staging buffers.
+        link_mib_s: that the link is held to; None lets it be as fast as it is.
         max_prefetch_depth: layers ahead that a plan may look, where the staging buffers fit.
     """
 
@@ -50,6 +51,7 @@ class Workload:
     expert_bytes: Ints
     budget_bytes: int
     max_prefetch_depth: int
+    link_mib_s: float | None = None
 
     def on(self, routing: RoutingTrace) -> Workload:
         """The same model, machine and memory under other routing.
@@ -80,6 +82,7 @@ class Workload:
     def costs(self) -> Costs:
         """The cost tables, as far as the trace's largest pass."""
         found = costs_of(self.profile, self.work, self.expert_bytes, int(self.trace.passes().pass_tokens.max()))
+        found = found.held_to(self.link_mib_s)
         return found if self.correction is None else self.correction.of(found)
 
     @cached_property

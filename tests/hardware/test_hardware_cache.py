@@ -82,6 +82,14 @@ def test_compute_measured_on_other_threads_is_measured_again_and_the_link_kept(
     assert bench(machine, SMALL) == again
 
 
+def test_a_profile_of_transfers_by_other_means_is_measured_again(machine: Environment, bench: Bench) -> None:
+    first = bench(machine, SMALL)
+    save_cached(first.model_copy(update={"notes": {n: v for n, v in first.notes.items() if n != "transfers"}}))
+    again = bench(machine, SMALL)
+    assert bench.kinds == ["link", str(SMALL)]
+    assert again.notes["transfers"] == "asynchronous I/O"
+
+
 def test_measuring_again_replaces_everything(machine: Environment, bench: Bench) -> None:
     first = bench(machine, SMALL, OTHER)
     again = bench(machine, SMALL, remeasure=True)

@@ -22,6 +22,7 @@ from evaluators.moe_cache.model_shape import ModelShape
 from evaluators.moe_cache.plan import CachePlan
 from evaluators.moe_cache.policies import Policy
 from evaluators.moe_cache.predict import with_accuracy
+from evaluators.moe_cache.profiled import plan_of
 from evaluators.moe_cache.real import Real
 from evaluators.moe_cache.replay import prepare, replay
 from evaluators.moe_cache.runtime.caches import Caches
@@ -220,16 +221,16 @@ def test_a_disk_that_breaks_in_the_middle_is_a_typed_failure_and_the_next_run_go
     scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluator = real(scratch)
-    intact = DiskTier._read
+    intact = DiskTier.read
     reads = []
 
-    def breaking(self: DiskTier, start: int, view: memoryview) -> None:
-        reads.append(start)
+    def breaking(self: DiskTier, *where: Any) -> None:
+        reads.append(where)
         if len(reads) == 20:
             raise OSError(5, "Input/output error")
-        intact(self, start, view)
+        intact(self, *where)
 
-    monkeypatch.setattr(DiskTier, "_read", breaking)
+    monkeypatch.setattr(DiskTier, "read", breaking)
     with pytest.raises(Failure, match="the slow tier broke") as failure:
         evaluator(config())
     assert failure.value.kind is FailureKind.INFRA
@@ -260,3 +261,27 @@ def test_on_a_gpu_experts_come_from_host_memory() -> None:
         replay(routing().passes(), "lru", 3).decode_hit_rate
     )
     evaluator.close()
+
+
+def test_a_link_that_is_held_to_a_speed_is_never_faster(scratch: Path) -> None:
+    mib_s = 4.0  # far below any disk
+    evaluator = real(scratch)
+    evaluator.link_mib_s = mib_s
+    run = evaluator.run(plan_of(config()))
+    evaluator.close()
+    assert run.link_log
+    for nbytes, seconds in run.link_log:
+        assert seconds >= nbytes / (mib_s * 2**20)
+    # Sleeping past the end is the scheduler's; the link itself adds nothing.
+    assert np.median([seconds * mib_s * 2**20 / nbytes for nbytes, seconds in run.link_log]) < 1.5
+
+
+def test_what_no_clock_saw_is_what_remains_of_every_pass(scratch: Path) -> None:
+    evaluator = real(scratch)
+    run = evaluator.run(plan_of(config()))
+    evaluator.close()
+    clocked = run.counters.idle_s.sum() + run.counters.cpu_wait_s.sum() + run.counters.expert_total_s
+    assert run.beyond_ms.sum() == pytest.approx(run.latency_ms.sum() - run.dense_ms.sum() - 1e3 * clocked)
+    assert run.counters.expert_total_s == pytest.approx(sum(seconds for *_, seconds in run.counters.expert_s))
+    assert run.loads.sum() == run.counters.loads
+    assert (run.beyond_ms > 0.0).all()

@@ -133,9 +133,18 @@ class OffloadedExperts:
         plan: budgets, splits, policy and prefetching.
         caches: bookkeeping with what is cached at first; that is loaded here, before anything is timed.
         top_k: experts of a token, which the staging buffers are made for.
+        link_bytes_s: bytes per second that the link is held to; None lets it be as fast as it is.
     """
 
-    def __init__(self, tier: SlowTier, memory: FastMemory, plan: CachePlan, caches: Caches, top_k: int) -> None:
+    def __init__(
+        self,
+        tier: SlowTier,
+        memory: FastMemory,
+        plan: CachePlan,
+        caches: Caches,
+        top_k: int,
+        link_bytes_s: float | None = None,
+    ) -> None:
         self._tier = tier
         self._layout = tier.layout
         self.nbytes = bytes_needed(tier.layout, plan, caches.state.place.shape[1], top_k)
@@ -156,7 +165,7 @@ class OffloadedExperts:
                 assert slot is not None
                 if slot.nbytes.numel():
                     tier.read(layer, expert, 0, [slot.nbytes])
-        self.link = Link(tier, self._begin_prefetch, partial(self._give_back, prefetched=True))
+        self.link = Link(tier, self._begin_prefetch, partial(self._give_back, prefetched=True), link_bytes_s)
 
     def close(self) -> None:
         """End the threads."""

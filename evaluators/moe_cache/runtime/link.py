@@ -76,12 +76,21 @@ class Link:
     """Serves transfers in the order of demand; prefetches when nothing is demanded.
 
     A transfer that has begun is finished. A prefetch that has not begun when its layer's router is known is dropped.
+
+    Args:
+        tier: what is read from.
+        begin: makes a queued prefetch a transfer.
+        give_back: takes an unwanted transfer's buffer.
+        bytes_s: bytes per second that the link is held to; None lets it be as fast as it is.
     """
 
-    def __init__(self, tier: SlowTier, begin: Begin, give_back: Callable[[Transfer], None]) -> None:
+    def __init__(
+        self, tier: SlowTier, begin: Begin, give_back: Callable[[Transfer], None], bytes_s: float | None = None
+    ) -> None:
         self._tier = tier
         self._begin = begin
         self._give_back = give_back
+        self._bytes_s = bytes_s
         self._demands: deque[Transfer] = deque()
         self._prefetches: deque[tuple[int, int]] = deque()
         self.lock = threading.Condition()
@@ -162,9 +171,17 @@ class Link:
                 self._tier.read(transfer.layer, transfer.expert, transfer.first, transfer.targets, transfer.after)
             except BaseException as error:  # raised again where the bytes are waited for
                 transfer.error = error
+            if self._bytes_s is not None:
+                _sleep_until(transfer.began + transfer.nbytes / self._bytes_s)
             transfer.ended = time.perf_counter()
             self.log.append((transfer.nbytes, transfer.ended - transfer.began))
             with self.lock:
                 transfer.end()
                 if transfer.unwanted:
                     self._give_back(transfer)
+
+
+def _sleep_until(due: float) -> None:
+    """Until `time.perf_counter` says so."""
+    while (left := due - time.perf_counter()) > 0.0:
+        time.sleep(left)

@@ -24,6 +24,7 @@ class Session:
     def __init__(self, real: Real, layout: ExpertLayout, tier: SlowTier) -> None:
         self._trace = real.trace
         self._work = real.work
+        self._link_bytes_s = None if real.link_mib_s is None else real.link_mib_s * 2**20
         self._layout = layout
         self._tier = tier
         self._memory: FastMemory | None = None
@@ -51,7 +52,7 @@ class Session:
             self._memory = self._stack = None  # freed before the larger one is taken
             self._memory = FastMemory(needed, self._tier.device)
         if self._stack is None:
-            self._stack = LayerStack(self._trace, self._work, self._tier, self._memory)
+            self._stack = LayerStack(self._trace, self._work, self._tier, self._memory, self._link_bytes_s)
         return self._stack.run(plan)
 
     def close(self) -> None:

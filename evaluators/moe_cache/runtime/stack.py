@@ -70,12 +70,21 @@ class LayerStack:
         work: shapes of a layer's parts.
         tier: where the experts lie.
         memory: fast memory for the largest plan that will be run.
+        link_bytes_s: as of `OffloadedExperts`.
     """
 
-    def __init__(self, trace: RoutingTrace, work: LayerWork, tier: SlowTier, memory: FastMemory) -> None:
+    def __init__(
+        self,
+        trace: RoutingTrace,
+        work: LayerWork,
+        tier: SlowTier,
+        memory: FastMemory,
+        link_bytes_s: float | None = None,
+    ) -> None:
         self._trace = trace
         self._tier = tier
         self._memory = memory
+        self._link_bytes_s = link_bytes_s
         self._device = tier.device
         dtype = tier.layout.dtype
         self._dense: list[Work] = [work_of(work.dense, tier.device)]
@@ -106,7 +115,9 @@ class LayerStack:
             if plan.prefetch_depth
             else {}
         )
-        experts = OffloadedExperts(self._tier, self._memory, plan, caches, self._trace.widest_decode)
+        experts = OffloadedExperts(
+            self._tier, self._memory, plan, caches, self._trace.widest_decode, self._link_bytes_s
+        )
         latency, dense = np.empty(passes.n_passes), np.zeros(passes.n_passes)
         counted = np.empty((passes.n_passes, len(experts.counters.totals())))
         next_use = rows.next_use
