@@ -132,6 +132,8 @@ class ValidationReport:
         study: that holds the runs.
         metrics: errors of the model as searches use it from now on: corrected, where a correction was asked for.
         uncorrected: errors of the model before.
+        repeated: of runs as predictions of other runs of the same configurations: medians of odd rounds beside those of even
+            ones. What differs there no model can predict. Empty with a single round.
         compared: the configurations that judged it; those that corrected it are not among them.
         calibration: how many corrected it.
         correction: what was corrected; None without one.
@@ -142,6 +144,7 @@ class ValidationReport:
     study: Study
     metrics: Mapping[str, MetricError]
     uncorrected: Mapping[str, MetricError]
+    repeated: Mapping[str, MetricError]
     compared: tuple[Compared, ...]
     calibration: int
     correction: Mapping[str, Any] | None
@@ -159,6 +162,7 @@ class ValidationReport:
             "failed_runs": self.failed,
             "metrics": {name: asdict(error) for name, error in self.metrics.items()},
             "uncorrected": {name: asdict(error) for name, error in self.uncorrected.items()},
+            "repeated": {name: asdict(error) for name, error in self.repeated.items()},
             "correction": None if self.correction is None else dict(self.correction),
             "correction_file": None if self.saved is None else str(self.saved),
             "configurations": [asdict(one) for one in self.compared],
@@ -269,8 +273,12 @@ def _report(plan: Validation, study: Study, *, save: bool) -> ValidationReport:
     )
     return ValidationReport(
         study=study,
-        metrics=_errors(compared, plan.metrics, lambda one: one.corrected),
-        uncorrected=_errors(compared, plan.metrics, lambda one: one.predicted),
+        metrics=_errors([(one.corrected, one.measured) for one in compared], plan.metrics),
+        uncorrected=_errors([(one.predicted, one.measured) for one in compared], plan.metrics),
+        repeated=_errors(
+            [(_medians(t[::2], plan.metrics), _medians(t[1::2], plan.metrics)) for t in judged.values() if len(t) > 1],
+            plan.metrics,
+        ),
         compared=compared,
         calibration=len(known),
         correction=None if corrected is None else corrected.facts,
@@ -294,13 +302,12 @@ def _predictions(
 
 
 def _errors(
-    compared: Sequence[Compared], metrics: Sequence[str], of: Callable[[Compared], Mapping[str, float]]
+    pairs: Sequence[tuple[Mapping[str, float], Mapping[str, float]]], metrics: Sequence[str]
 ) -> dict[str, MetricError]:
+    """Of each metric that some of the pairs (predicted, measured) have on both sides."""
     found = {}
     for metric in metrics:
-        pairs = [
-            (of(one)[metric], one.measured[metric]) for one in compared if metric in of(one) and metric in one.measured
-        ]
-        if pairs:
-            found[metric] = MetricError.of(*zip(*pairs, strict=True))
+        values = [(x[metric], y[metric]) for x, y in pairs if metric in x and metric in y]
+        if values:
+            found[metric] = MetricError.of(*zip(*values, strict=True))
     return found

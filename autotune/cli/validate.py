@@ -136,20 +136,25 @@ def _check_plot(path: Path) -> None:
 def _print(report: ValidationReport, storage: str, plot: str | None) -> None:
     rows: list[Sequence[str]] = []
     for name, error in report.metrics.items():
-        before = report.uncorrected[name]
-        rank = NOTHING if math.isnan(error.spearman) else f"{error.spearman:.3f}"
+        before, again = report.uncorrected[name], report.repeated.get(name)
         row: list[Any] = [
             heading(name),
             str(error.pairs),
             _share(error.mape),
             percent(error.bias),
             _share(error.worst),
-            rank,
+            _rank(error.spearman),
         ]
-        rows.append([*row, _share(before.mape)] if report.correction is not None else row)
+        if report.correction is not None:
+            row.append(_share(before.mape))
+        if report.repeated:
+            row += [NOTHING, NOTHING] if again is None else [_share(again.mape), _rank(again.spearman)]
+        rows.append(row)
     columns = ["metric", "runs", "mape", "bias", "worst", "spearman"]
     if report.correction is not None:
         columns.append("mape before correction")
+    if report.repeated:
+        columns += ["mape of runs", "spearman of runs"]
     times = max(one.trials for one in report.compared)
     console.print(
         f"\n{len(report.compared)} configurations beside their predictions"
@@ -161,6 +166,10 @@ def _print(report: ValidationReport, storage: str, plot: str | None) -> None:
         console.print(f"  {report.failed} runs gave no measurement and are left out", soft_wrap=True)
     console.print()
     console.print(table(None, columns, rows, right=columns[1:]))
+    if report.repeated:
+        console.print(
+            "of runs: odd rounds as predictions of even ones, which no model can do better than", soft_wrap=True
+        )
     if report.correction is not None:
         console.print(f"\ncorrected by {report.calibration} other runs:")
         for name, value in report.correction.items():
@@ -170,6 +179,10 @@ def _print(report: ValidationReport, storage: str, plot: str | None) -> None:
     if plot is not None:
         console.print(f"picture: {plot}", soft_wrap=True)
     console.print(f"every run: {command_line('trials', report.study.name, storage=storage)}", soft_wrap=True)
+
+
+def _rank(value: float) -> str:
+    return NOTHING if math.isnan(value) else f"{value:.3f}"
 
 
 def _share(value: float) -> str:

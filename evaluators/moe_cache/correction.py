@@ -17,7 +17,8 @@ import numpy.typing as npt
 from autotune.errors import UsageError
 from evaluators.moe_cache.plan import Costs, Floats
 
-_TABLES = {"link": 3, "expert": 4, "dense": 3, "handling": 4}  # of `Clocks`, and their columns
+_TABLES = {"link": 3, "expert": 5, "dense": 4, "handling": 4}  # of `Clocks`, and their columns
+_ENOUGH = 0.02  # of all parts, to tell a line of those alone
 CLOCKS = "clocks"  # the note of a real trial that holds what its clocks showed
 
 
@@ -42,9 +43,9 @@ class Clocks:
 
     Attributes:
         link: ``(n, 3)`` bytes of a transfer, its mean ms, how many.
-        expert: ``(n, 4)`` tokens of an expert, the share of its rows that were computed together, mean ms, how many. The ms
-            are NaN where timing each would have serialised them (CUDA).
-        dense: ``(n, 3)`` tokens of a pass, mean ms of one layer's dense part, how many.
+        expert: ``(n, 5)`` tokens of an expert, the share of its rows that were computed together, whether the link was at work
+            when that began, mean ms, how many. The ms are NaN where timing each would have serialised them (CUDA).
+        dense: ``(n, 4)`` tokens of a pass, whether the link was at work, mean ms of one layer's dense part, how many.
         handling: ``(n, 4)`` layers of a pass, experts or rests of experts that it brought and used, mean ms that it took
             beyond the clocks above and waiting, how many.
     """
@@ -81,6 +82,7 @@ class Correction:
         link: of a transfer.
         expert: of an expert, or a segment of one, on the fast tier.
         dense: of a layer's dense part.
+        expert_busy, dense_busy: how many times as long they take while the link is at work.
         layer_ms, load_ms: what every layer, and every expert that was brought, takes for deciding and handing over, which no
             profile knows.
         runs: real runs that it rests on.
@@ -91,6 +93,8 @@ class Correction:
     dense: Line = Line()
     layer_ms: float = 0.0
     load_ms: float = 0.0
+    expert_busy: float = 1.0
+    dense_busy: float = 1.0
     runs: int = 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -109,6 +113,8 @@ class Correction:
                 **lines,
                 layer_ms=float(document["layer_ms"]),
                 load_ms=float(document["load_ms"]),
+                expert_busy=float(document["expert_busy"]),
+                dense_busy=float(document["dense_busy"]),
                 runs=int(document["runs"]),
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -124,20 +130,26 @@ class Correction:
         link, expert, dense, handling = (np.concatenate([getattr(run, name) for run in runs]) for name in _TABLES)
         whole_ms, layer_ms = costs.expert_ms.mean(axis=0), costs.dense_ms.mean(axis=0)
         expected = whole_ms[expert[:, 0].astype(int)] * expert[:, 1]
-        if np.isnan(expert[:, 2]).any():
+        experts_busy = 1.0
+        if np.isnan(expert[:, 3]).any():
             # Without a clock of its own, all that is beyond the other clocks is the experts'.
-            total = float((expected * expert[:, 3]).sum())
+            total = float((expected * expert[:, 4]).sum())
             experts = Line(max(1e-6, float((handling[:, 2] * handling[:, 3]).sum()) / total)) if total > 0 else Line()
             layer, load = 0.0, 0.0
         else:
-            experts = fit_line(expected, expert[:, 2], expert[:, 3])
+            experts, experts_busy = _line_and_factor(expected, expert[:, 2] > 0, expert[:, 3], expert[:, 4])
             layer, load = _handling(handling)
+        denses, dense_busy = _line_and_factor(
+            layer_ms[dense[:, 0].astype(int)], dense[:, 1] > 0, dense[:, 2], dense[:, 3]
+        )
         return cls(
             link=fit_line(costs.transfer_ms(link[:, 0]), link[:, 1], link[:, 2]),
             expert=experts,
-            dense=fit_line(layer_ms[dense[:, 0].astype(int)], dense[:, 1], dense[:, 2]),
+            dense=denses,
             layer_ms=layer,
             load_ms=load,
+            expert_busy=experts_busy,
+            dense_busy=dense_busy,
             runs=len(runs),
         )
 
@@ -151,7 +163,23 @@ class Correction:
             layer_ms=self.layer_ms,
             load_ms=self.load_ms,
             part_ms=max(0.0, self.expert.offset_ms),
+            expert_busy=self.expert_busy,
+            dense_busy=self.dense_busy,
         )
+
+
+def _line_and_factor(
+    predicted_ms: Floats, busy: npt.NDArray[np.bool_], real_ms: Floats, count: Floats
+) -> tuple[Line, float]:
+    """The line of what began while the link was idle, and how many times as long it took while the link was at work.
+
+    One line and the factor 1 where either is too rare to tell.
+    """
+    rare = count.sum() * _ENOUGH
+    if count[~busy].sum() <= rare or count[busy].sum() <= rare:
+        return fit_line(predicted_ms, real_ms, count), 1.0
+    line = fit_line(predicted_ms[~busy], real_ms[~busy], count[~busy])
+    return line, float((real_ms * count)[busy].sum() / (line(predicted_ms) * count)[busy].sum())
 
 
 def _handling(table: Floats) -> tuple[float, float]:

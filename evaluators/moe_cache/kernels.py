@@ -300,8 +300,9 @@ class Tiers(NamedTuple):
 
     capacity ``(L,)`` slots; theta ``(L,)`` share of an expert that a slot holds; whole_ms, rest_ms, whole_bytes,
     rest_bytes ``(L,)`` transfers of an expert and of its part outside the slot; cpu_threshold: tokens up to which a
-    miss runs on the slow tier; depth: layers ahead that prefetching looks, 0 for none; load_ms and part_ms: of compute, for
-    each expert that was brought and for each that is computed in two parts.
+    miss runs on the slow tier; depth: layers ahead that prefetching looks, 0 for none; layer_ms, load_ms and part_ms: of
+    compute, for each layer, for each expert that was brought and for each that is computed in two parts; dense_busy and
+    expert_busy: how many times as long computation takes that begins while the link is busy.
     """
 
     capacity: Ints
@@ -315,20 +316,24 @@ class Tiers(NamedTuple):
     cpu_ms: Floats
     cpu_threshold: int
     depth: int
+    layer_ms: float
     load_ms: float
     part_ms: float
+    dense_busy: float
+    expert_busy: float
 
 
 class Record(NamedTuple):
     """What the timeline writes.
 
-    By pass ``(P,)``: latency, computed (experts on the fast tier), idle (compute waits for the link), late (of it, for
-    experts that had been predicted), cpu_wait (compute waits for the slow tier) and overhead (load_ms) in ms; moved and
-    wasted bytes. By phase and layer ``(2, L)``: lookups, hits, cpu_runs; window, backlog and layer_idle as sums in ms. By
-    phase ``(2,)``: prefetches started and used.
+    By pass ``(P,)``: latency, dense, computed (experts on the fast tier), idle (compute waits for the link), late (of it, for
+    experts that had been predicted), cpu_wait (compute waits for the slow tier) and overhead (layer_ms, load_ms) in ms;
+    moved and wasted bytes. By phase and layer ``(2, L)``: lookups, hits, cpu_runs; window, backlog and layer_idle as sums
+    in ms. By phase ``(2,)``: prefetches started and used.
     """
 
     latency: Floats
+    dense: Floats
     computed: Floats
     idle: Floats
     late: Floats
@@ -355,6 +360,7 @@ def empty_record(n_passes: int, n_layers: int) -> Record:
 
     return Record(
         latency=sums(n_passes),
+        dense=sums(n_passes),
         computed=sums(n_passes),
         idle=sums(n_passes),
         late=sums(n_passes),
@@ -419,7 +425,11 @@ def timeline(
         started_bytes[:] = 0.0
         for layer in range(n_layers):
             first, stop = offsets[p * n_layers + layer], offsets[p * n_layers + layer + 1]
-            known = now + tiers.dense_ms[layer, n_tokens]
+            # What is queued has begun by now, or is about to.
+            dense = tiers.dense_ms[layer, n_tokens] * (tiers.dense_busy if link_free > now or head < tail else 1.0)
+            record.dense[p] += dense
+            record.overhead[p] += tiers.layer_ms
+            known = now + dense + tiers.layer_ms
             # The link works through its queue until the router is known; whatever of this layer has not begun by then
             # is dropped: demand, below, orders anew what is needed.
             while head < tail:
@@ -447,8 +457,7 @@ def timeline(
             record.moved[p] += started_bytes[layer]
             unused = started_bytes[layer]
 
-            compute = known
-            computed = 0.0
+            ready = ready_overhead = 0.0  # of what is whole, and of tops
             n_late = 1  # place 0 is for the one prefetch that may still be on its way; it ends before any demand
             late_ready[0] = -1.0
             for i in range(first, stop):
@@ -469,36 +478,31 @@ def timeline(
                     cpu_free = max(cpu_free, known) + tiers.cpu_ms[layer, tokens[i]]
                     record.cpu_runs[phase, layer] += 1
                     continue
-                computed += work
                 if not hit and policy != STATIC:
                     n_held[layer] = insert(policy, held[layer], place[layer], key[layer], n_held[layer], expert, i)
                 if rest_bytes == 0.0:
-                    compute += work
+                    ready += work
                     continue
                 record.overhead[p] += tiers.load_ms
-                overhead = tiers.load_ms
-                if hit:
-                    overhead += tiers.part_ms
-                    computed += tiers.part_ms
+                part = tiers.part_ms if hit else 0.0
                 if prefetched and arrival[layer, expert] <= known:
-                    compute += work + overhead
+                    ready += work + part
+                    ready_overhead += tiers.load_ms
                     continue
                 if hit:
-                    compute += tiers.theta[layer] * work
+                    ready += tiers.theta[layer] * work
                     work *= 1.0 - tiers.theta[layer]
-                work += overhead
                 if prefetched:
-                    late_ready[0], late_ms[0], late_foreseen[0] = arrival[layer, expert], work, True
+                    late_ready[0], late_ms[0], late_foreseen[0] = arrival[layer, expert], work + part, True
                     continue
                 link_free = max(link_free, known) + (tiers.rest_ms[layer] if hit else tiers.whole_ms[layer])
                 record.moved[p] += rest_bytes
-                late_ready[n_late], late_ms[n_late] = link_free, work
+                late_ready[n_late], late_ms[n_late] = link_free, work + part
                 late_foreseen[n_late] = dropped_pass[layer, expert] == p
                 n_late += 1
             while n_held[layer] > tiers.capacity[layer]:
                 hole = worst_place(policy, held[layer], key[layer], stamp[layer], n_held[layer], first)
                 n_held[layer] = remove(held[layer], place[layer], n_held[layer], hole)
-            record.computed[p] += computed
             record.wasted[p] += unused
 
             if tiers.depth > 0:
@@ -512,6 +516,10 @@ def timeline(
                         queue_layer[tail], queue_expert[tail], queue_time[tail] = target, expert, known
                         tail += 1
 
+            queued = head < tail
+            ready *= tiers.expert_busy if link_free > known or queued else 1.0
+            computed = ready
+            compute = known + ready + ready_overhead
             for j in range(0 if late_ready[0] >= 0.0 else 1, n_late):
                 if late_ready[j] > compute:
                     record.idle[p] += late_ready[j] - compute
@@ -519,7 +527,10 @@ def timeline(
                     if late_foreseen[j]:
                         record.late[p] += late_ready[j] - compute
                     compute = late_ready[j]
-                compute += late_ms[j]
+                work = late_ms[j] * (tiers.expert_busy if link_free > compute or queued else 1.0)
+                computed += work
+                compute += work + tiers.load_ms
+            record.computed[p] += computed
             if cpu_free > compute:
                 record.cpu_wait[p] += cpu_free - compute
                 compute = cpu_free
@@ -572,7 +583,8 @@ def latencies(
         head = tail = 0
         for layer in range(n_layers):
             first, stop = offsets[p * n_layers + layer], offsets[p * n_layers + layer + 1]
-            known = now + dense_ms[layer, n_tokens]
+            dense = dense_ms[layer, n_tokens] * (tiers.dense_busy if link_free > now or head < tail else 1.0)
+            known = now + dense + tiers.layer_ms
             while head < tail:
                 begin = max(link_free, queue_time[head])
                 if begin >= known:
@@ -586,7 +598,7 @@ def latencies(
             while head < tail and queue_layer[head] == layer:
                 head += 1
 
-            compute = known
+            ready = ready_overhead = 0.0
             n_late = 1
             late_ready[0] = -1.0
             for i in range(first, stop):
@@ -595,21 +607,21 @@ def latencies(
                 hit = need[i] <= capacity[layer]
                 prefetched = arrival_pass[layer, expert] == p
                 if hit and rest_bytes[layer] == 0.0:
-                    compute += work
+                    ready += work
                     continue
-                overhead = tiers.load_ms + (tiers.part_ms if hit else 0.0)
+                part = tiers.part_ms if hit else 0.0
                 if prefetched and arrival[layer, expert] <= known:
-                    compute += work + overhead
+                    ready += work + part
+                    ready_overhead += tiers.load_ms
                     continue
                 if hit:
-                    compute += theta[layer] * work
+                    ready += theta[layer] * work
                     work *= 1.0 - theta[layer]
-                work += overhead
                 if prefetched:
-                    late_ready[0], late_ms[0] = arrival[layer, expert], work
+                    late_ready[0], late_ms[0] = arrival[layer, expert], work + part
                     continue
                 link_free = max(link_free, known) + (rest_ms[layer] if hit else whole_ms[layer])
-                late_ready[n_late], late_ms[n_late] = link_free, work
+                late_ready[n_late], late_ms[n_late] = link_free, work + part
                 n_late += 1
 
             if n_ahead > 0:
@@ -622,8 +634,12 @@ def latencies(
                         queue_layer[tail], queue_entry[tail], queue_time[tail] = target, j, known
                         tail += 1
 
+            queued = head < tail
+            compute = known + ready * (tiers.expert_busy if link_free > known or queued else 1.0) + ready_overhead
             for j in range(0 if late_ready[0] >= 0.0 else 1, n_late):
-                compute = max(compute, late_ready[j]) + late_ms[j]
+                compute = max(compute, late_ready[j])
+                work = late_ms[j] * (tiers.expert_busy if link_free > compute or queued else 1.0)
+                compute += work + tiers.load_ms
             now = compute
         out[p] = now - began
 

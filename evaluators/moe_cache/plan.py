@@ -95,6 +95,8 @@ class Costs:
         cpu_expert_ms: as `expert_ms`, on the slow tier; None where the slow tier cannot compute.
         layer_ms, load_ms, part_ms: what computation takes beyond these: for each layer, to decide and hand over; for each
             expert, or rest of one, that was brought; and for each expert that is computed in two parts.
+        dense_busy, expert_busy: how many times as long dense parts and experts take whose computation begins while the link
+            is at work: both want the same memory, and on ``ram<-disk`` the same processor.
 
     Raises:
         UsageError: for shapes that do not fit or numbers that cannot be.
@@ -109,11 +111,16 @@ class Costs:
     layer_ms: float = 0.0
     load_ms: float = 0.0
     part_ms: float = 0.0
+    dense_busy: float = 1.0
+    expert_busy: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("layer_ms", "load_ms", "part_ms"):
             if not 0.0 <= getattr(self, name) < math.inf:
                 raise UsageError(f"{name}={getattr(self, name)} is no time; give 0 or more ms")
+        for name in ("dense_busy", "expert_busy"):
+            if not 0.0 < getattr(self, name) < math.inf:
+                raise UsageError(f"{name}={getattr(self, name)} is no factor; give a positive number")
         sizes = np.asarray(self.expert_bytes, dtype=np.int64)
         if sizes.ndim != 1 or not sizes.size or sizes.min() < 1:
             raise UsageError(

@@ -110,12 +110,12 @@ def measurement(run: StackRun, trace: RoutingTrace, inter: int) -> Measurement:
     lookups = counters.lookups[DECODE]
     mean = float(latency.mean())
     parts = {
-        "dense_ms": float(run.dense_ms[decode].mean()),
+        "dense_ms": float(run.dense_ms[decode].sum(axis=1).mean()),
         "exposed_transfer_ms": float(counters.idle_s[DECODE].sum() * 1e3 / n_decode),
         "cpu_wait_ms": float(counters.cpu_wait_s[DECODE].sum() * 1e3 / n_decode),
     }
-    timed = np.array(counters.expert_s, dtype=np.float64).reshape(-1, 4)
-    compute_ms = float(timed[timed[:, 0] == DECODE, 3].sum() * 1e3 / n_decode)
+    timed = np.array(counters.expert_s, dtype=np.float64).reshape(-1, 5)
+    compute_ms = float(timed[timed[:, 0] == DECODE, 4].sum() * 1e3 / n_decode)
     if np.isfinite(compute_ms):
         parts["expert_compute_ms"] = compute_ms
         parts["overhead_ms"] = max(0.0, mean - sum(parts.values()))
@@ -156,11 +156,12 @@ def clocks_of(run: StackRun, trace: RoutingTrace, inter: int) -> Clocks:
     """
     passes = trace.passes()
     link = np.array(run.link_log, dtype=np.float64).reshape(-1, 2)
-    timed = np.array(run.counters.expert_s, dtype=np.float64).reshape(-1, 4)
-    keys = np.column_stack((timed[:, 1], timed[:, 2] / inter))
+    timed = np.array(run.counters.expert_s, dtype=np.float64).reshape(-1, 5)
+    keys = np.column_stack((timed[:, 1], timed[:, 2] / inter, timed[:, 3]))
+    dense = np.column_stack((np.repeat(passes.pass_tokens, passes.n_layers), run.dense_busy.ravel()))
     return Clocks(
         link=means(link[:, :1], link[:, 1] * 1e3),
-        expert=means(keys, timed[:, 3] * 1e3),
-        dense=means(passes.pass_tokens[:, None], run.dense_ms / passes.n_layers),
+        expert=means(keys, timed[:, 4] * 1e3),
+        dense=means(dense, run.dense_ms.ravel()),
         handling=means(np.column_stack((np.full(passes.n_passes, passes.n_layers), run.loads)), run.beyond_ms),
     )

@@ -14,6 +14,8 @@ decode token of every sequence in the batch (one sequence, unless the trace says
    known is dropped; if its expert is needed, point 3 demands it.
 5. Compute takes what is whole in fast memory, then the tops of hits whose rest is on its way (theta of the expert's
    time), then the segments as they arrive. The layer ends when its last expert is done, on either stream.
+   Where the costs say so (`Costs.dense_busy`, `expert_busy`), a dense part, all that is ready at the router's choice, or
+   an arrived segment takes longer if the link is at work, or has something queued, when its computation begins.
 6. What was loaded and used enters the cache (its top segment, by the policy); prefetched and unused experts are discarded.
 
 Every token is simulated: the gain of splitting an expert lies in the ``max(0, .)`` of what the window hides, so an
@@ -214,13 +216,16 @@ def tiers_of(plan: CachePlan, costs: Costs, slots: Ints) -> kernels.Tiers:
         rest_ms=np.where(rest > 0, costs.transfer_ms(rest), 0.0),
         whole_bytes=whole,
         rest_bytes=rest,
-        dense_ms=costs.dense_ms + np.where(np.arange(costs.max_tokens + 1) > 0, costs.layer_ms, 0.0),
+        dense_ms=costs.dense_ms,
         expert_ms=costs.expert_ms,
         cpu_ms=costs.expert_ms if costs.cpu_expert_ms is None else costs.cpu_expert_ms,
         cpu_threshold=plan.cpu_threshold_tokens,
         depth=plan.prefetch_depth,
+        layer_ms=costs.layer_ms,
         load_ms=costs.load_ms,
         part_ms=costs.part_ms,
+        dense_busy=costs.dense_busy,
+        expert_busy=costs.expert_busy,
     )
 
 
@@ -238,14 +243,14 @@ def _result(
     started = int(record.started[DECODE])
     return TimelineResult(
         latency_ms=record.latency[decode],
-        dense_ms=costs.dense_ms[:, batches.pass_tokens[decode]].sum(axis=0),
+        dense_ms=record.dense[decode],
         expert_ms=record.computed[decode],
         late_ms=record.late[decode],
         exposed_ms=record.idle[decode],
         cpu_wait_ms=record.cpu_wait[decode],
         moved_bytes=record.moved[decode],
         wasted_bytes=record.wasted[decode],
-        overhead_ms=record.overhead[decode] + costs.layer_ms * batches.n_layers,
+        overhead_ms=record.overhead[decode],
         batch=batches.pass_tokens[decode].astype(np.int64),
         prefill_ms=record.latency[batches.pass_phase == PREFILL],
         layer_hit_rate=hits / lookups,

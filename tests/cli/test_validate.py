@@ -50,6 +50,7 @@ def test_runs_are_compared_kept_and_correct_later_searches(run: Run, machine: Pa
     # What is counted is predicted exactly; only times are not.
     assert report["metrics"]["hit_rate"]["mape"] == pytest.approx(0.0, abs=1e-12)
     assert report["metrics"]["fast_memory_gib"]["worst"] < 0.02
+    assert report["repeated"] == {}  # of one round
     assert "plotly" in Path("agreement.html").read_text(encoding="utf-8")
 
     # The runs are there: the same command measures none again, another one is refused.
@@ -86,6 +87,7 @@ def test_a_table_for_people_and_nothing_kept_for_a_named_machine(run: Run, hardw
     assert configs[:5] == configs[5:]  # in turns
     assert "token_latency_ms" in ran.out
     assert "mape before correction" in ran.out
+    assert "spearman of runs" in ran.out
     assert "from now on" not in ran.out
 
 

@@ -22,16 +22,37 @@ COSTS = Costs(
     expert_ms=np.array([0.0, 0.5, 0.6, 0.7]),
     dense_ms=np.array([0.0, 0.3, 0.4, 0.5]),
 )
-TRUTH = Correction(Line(1.5, 0.1), Line(1.2, 0.05), Line(2.0, 0.02), layer_ms=0.04, load_ms=0.07, runs=2)
+TRUTH = Correction(
+    Line(1.5, 0.1),
+    Line(1.2, 0.05),
+    Line(2.0, 0.02),
+    layer_ms=0.04,
+    load_ms=0.07,
+    expert_busy=1.5,
+    dense_busy=2.0,
+    runs=2,
+)
 
 
 def clocks(truth: Correction, layers: int, loads: list[int]) -> Clocks:
     """What a run of passes with so many loads shows whose mechanisms take what `truth` says."""
     sizes, parts, tokens = np.array([100.0, 600.0, 1000.0]), np.array([0.5, 1.0, 1.0]), np.array([1, 1, 3])
+    expert_ms, dense_ms = truth.expert(COSTS.expert_ms[0, tokens] * parts), truth.dense(COSTS.dense_ms[0, [1, 3]])
+    idle, busy = np.zeros(3), np.ones(3)
     return Clocks(
         link=np.column_stack((sizes, truth.link(COSTS.transfer_ms(sizes)), [4, 5, 6])),
-        expert=np.column_stack((tokens, parts, truth.expert(COSTS.expert_ms[0, tokens] * parts), [3, 2, 1])),
-        dense=np.column_stack(([1, 3], truth.dense(COSTS.dense_ms[0, [1, 3]]), [7, 1])),
+        expert=np.concatenate(
+            [
+                np.column_stack((tokens, parts, idle, expert_ms, [3, 2, 1])),
+                np.column_stack((tokens, parts, busy, expert_ms * truth.expert_busy, [1, 5, 1])),
+            ]
+        ),
+        dense=np.concatenate(
+            [
+                np.column_stack(([1, 3], idle[:2], dense_ms, [7, 1])),
+                np.column_stack(([1, 3], busy[:2], dense_ms * truth.dense_busy, [2, 2])),
+            ]
+        ),
         handling=np.array([[layers, n, layers * truth.layer_ms + n * truth.load_ms, 1] for n in loads]),
     )
 
@@ -42,6 +63,7 @@ def test_the_lines_of_runs_are_found_again() -> None:
         line, true = getattr(found, name), getattr(TRUTH, name)
         assert (line.scale, line.offset_ms) == pytest.approx((true.scale, true.offset_ms))
     assert (found.layer_ms, found.load_ms, found.runs) == pytest.approx((0.04, 0.07, 2))
+    assert (found.expert_busy, found.dense_busy) == pytest.approx((1.5, 2.0))
     assert Correction.fit([], COSTS) == Correction()
 
 
@@ -62,12 +84,20 @@ def test_what_is_no_correction_is_refused(document: dict[str, Any]) -> None:
 
 def test_without_clocks_of_their_own_experts_are_what_remains() -> None:
     seen = clocks(replace(TRUTH, layer_ms=0.0, load_ms=0.0), 10, [5])
-    total = float((COSTS.expert_ms[0, seen.expert[:, 0].astype(int)] * seen.expert[:, 1] * seen.expert[:, 3]).sum())
+    total = float((COSTS.expert_ms[0, seen.expert[:, 0].astype(int)] * seen.expert[:, 1] * seen.expert[:, 4]).sum())
     hidden = replace(seen, expert=seen.expert.copy(), handling=np.array([[10, 5, 3.0 * total, 1]]))
-    hidden.expert[:, 2] = math.nan
+    hidden.expert[:, 3] = math.nan
     found = Correction.fit([Clocks.from_dict(hidden.to_dict())], COSTS)
     assert (found.expert.scale, found.expert.offset_ms) == pytest.approx((3.0, 0.0))
     assert (found.layer_ms, found.load_ms) == (0.0, 0.0)
+
+
+def test_without_a_busy_link_nothing_is_said_of_one() -> None:
+    seen = clocks(TRUTH, 10, [5])
+    seen.dense[2:, 3] = 0.0
+    found = Correction.fit([replace(seen, expert=seen.expert[:3])], COSTS)
+    assert (found.expert_busy, found.dense_busy) == (1.0, 1.0)
+    assert found.expert.scale == pytest.approx(TRUTH.expert.scale)
 
 
 def test_a_line_that_would_fall_or_begin_below_nothing_is_a_scale() -> None:
@@ -102,3 +132,5 @@ def test_what_handing_over_takes_is_counted_once_for_each_layer_load_and_second_
 def test_costs_that_fall_are_refused() -> None:
     with pytest.raises(UsageError, match="load_ms=-1"):
         replace(COSTS, load_ms=-1.0)
+    with pytest.raises(UsageError, match=r"dense_busy=0\.0 is no factor"):
+        replace(COSTS, dense_busy=0.0)

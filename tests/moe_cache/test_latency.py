@@ -35,6 +35,8 @@ def machine(n_layers: int, link_ms: float, cpu: bool) -> Costs:
         layer_ms=0.2,
         load_ms=0.3,
         part_ms=0.4,
+        dense_busy=1.5,
+        expert_busy=2.0,
     )
 
 

@@ -101,6 +101,22 @@ def test_prefetch_that_ends_in_time_hides_all() -> None:
     assert result.layer_exposed_ms.tolist() == [10, 0]
 
 
+def test_computation_is_slower_while_the_link_is_at_work() -> None:
+    # layer 0  dense 0-1 | link 0: 1-11, then the prefetch for layer 1: 11-21 | compute beside it: 11-17
+    # layer 1  dense beside it: 17-19 | its expert arrives at 21, and the link rests: 21-23
+    trace = predicting(decode_trace([[[0], [1]]], 3), [[[-1], [1]]])
+    result = simulate(trace, plan(2, 0, prefetch_depth=1), replace(costs(2), dense_busy=2.0, expert_busy=3.0))
+    assert (result.latency_ms.tolist(), result.exposed_ms.tolist()) == ([23], [12])
+    assert (result.dense_ms.tolist(), result.expert_ms.tolist()) == ([3], [8])
+
+    # token 1  dense 0-1 | link 0: 1-11, 1: 11-21 | compute 0 beside it: 11-17, 1: 21-23
+    # token 2  dense 23-24 | 0 is resident | link 2: 24-34 | compute 0 beside it: 24-30, 2: 34-36
+    trace = decode_trace([[[0, 1]], [[0, 2]]], 3)
+    result = simulate(trace, plan(1, 2), replace(costs(1), dense_busy=2.0, expert_busy=3.0))
+    assert (result.latency_ms.tolist(), result.exposed_ms.tolist()) == ([23, 13], [14, 4])
+    assert (result.dense_ms.tolist(), result.expert_ms.tolist()) == ([1, 1], [8, 8])
+
+
 def test_wrong_prefetch_holds_up_demand() -> None:
     # layer 0  as above | link brings 2 for nothing: 11-21 | layer 1 known at 14, demand of 1: 21-31, compute 31-33
     trace = predicting(decode_trace([[[0], [1]]], 3), [[[-1], [2]]])

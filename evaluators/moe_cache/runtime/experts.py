@@ -52,8 +52,9 @@ class Counters:
     """What a run counted, by phase and layer ``(2, L)`` or by phase ``(2,)``; seconds, bytes and numbers of experts.
 
     `late_s` is the part of `idle_s` in which experts were waited for that had been predicted. `expert_s` holds ``(phase,
-    tokens, rows, seconds)`` of every segment; on CUDA the seconds are NaN, as timing each would serialise them, and
-    `expert_total_s`, their sum, is 0. `loads` is how many experts, or rests of experts, were brought and used.
+    tokens, rows, whether the link was at work, seconds)`` of every segment; on CUDA the seconds are NaN, as timing each
+    would serialise them, and `expert_total_s`, their sum, is 0. `loads` is how many experts, or rests of experts, were
+    brought and used.
     """
 
     lookups: npt.NDArray[np.int64]
@@ -66,7 +67,7 @@ class Counters:
     wasted: npt.NDArray[np.int64]
     started: npt.NDArray[np.int64]
     used: npt.NDArray[np.int64]
-    expert_s: list[tuple[int, int, int, float]]
+    expert_s: list[tuple[int, int, int, bool, float]]
     expert_total_s: float = 0.0
     loads: int = 0
 
@@ -355,6 +356,7 @@ class OffloadedExperts:
         """Add what these rows of an expert make of its tokens."""
         if not len(rows):
             return
+        busy = self.link.at_work
         began = time.perf_counter()
         chosen = batch.rows[index]
         if chosen is None:
@@ -364,7 +366,7 @@ class OffloadedExperts:
             out.index_add_(0, chosen, (feed_forward(rows, hidden[chosen]) * batch.weights[index]).to(out.dtype))
         seconds = math.nan if self._cuda else time.perf_counter() - began
         self.counters.expert_total_s += 0.0 if self._cuda else seconds
-        self.counters.expert_s.append((self.phase, int(batch.tokens[index]), len(rows), seconds))
+        self.counters.expert_s.append((self.phase, int(batch.tokens[index]), len(rows), busy, seconds))
 
     # ------------------------------------------------------------------------------ experts left in the slow tier
 

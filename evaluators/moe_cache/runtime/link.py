@@ -101,6 +101,11 @@ class Link:
         self._thread = threading.Thread(target=self._run, name="autotune-link", daemon=True)
         self._thread.start()
 
+    @property
+    def at_work(self) -> bool:
+        """Whether it moves something, or has something queued."""
+        return self._running is not None or bool(self._demands or self._prefetches)
+
     def demand(self, transfers: Sequence[Transfer]) -> None:
         with self.lock:
             self._demands.extend(transfers)

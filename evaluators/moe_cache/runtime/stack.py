@@ -40,7 +40,8 @@ class StackRun:
 
     Attributes:
         latency_ms: ``(P,)`` wall time of every pass.
-        dense_ms: ``(P,)`` of it in the dense parts.
+        dense_ms: ``(P, L)`` of it in the dense parts.
+        dense_busy: ``(P, L)`` whether the link was at work when they began.
         beyond_ms: ``(P,)`` of it that no clock saw: neither dense parts, nor experts (on CUDA: with them), nor waiting.
         loads: ``(P,)`` experts, or rests of experts, that were brought and used.
         moved_bytes, wasted_bytes: ``(P,)``.
@@ -52,6 +53,7 @@ class StackRun:
 
     latency_ms: Floats
     dense_ms: Floats
+    dense_busy: npt.NDArray[np.bool_]
     beyond_ms: Floats
     loads: Floats
     moved_bytes: Floats
@@ -118,7 +120,9 @@ class LayerStack:
         experts = OffloadedExperts(
             self._tier, self._memory, plan, caches, self._trace.widest_decode, self._link_bytes_s
         )
-        latency, dense = np.empty(passes.n_passes), np.zeros(passes.n_passes)
+        latency = np.empty(passes.n_passes)
+        dense = np.empty((passes.n_passes, passes.n_layers))
+        busy = np.empty((passes.n_passes, passes.n_layers), dtype=np.bool_)
         counted = np.empty((passes.n_passes, len(experts.counters.totals())))
         next_use = rows.next_use
         try:
@@ -130,7 +134,7 @@ class LayerStack:
                     before = experts.counters.totals()
                     began = time.perf_counter()
                     experts.begin_pass(phase, n_tokens)
-                    dense[p] = self._pass(p, n_tokens, experts, ahead, next_use)
+                    self._pass(p, n_tokens, experts, ahead, next_use, dense[p], busy[p])
                     self._synchronize()
                     latency[p] = time.perf_counter() - began
                     counted[p] = experts.counters.totals() - before
@@ -140,7 +144,8 @@ class LayerStack:
         return StackRun(
             latency_ms=latency * 1e3,
             dense_ms=dense * 1e3,
-            beyond_ms=(latency - dense - clocked) * 1e3,
+            dense_busy=busy,
+            beyond_ms=(latency - dense.sum(axis=1) - clocked) * 1e3,
             loads=loads,
             moved_bytes=moved,
             wasted_bytes=wasted,
@@ -157,17 +162,19 @@ class LayerStack:
         experts: OffloadedExperts,
         ahead: dict[tuple[int, int], list[tuple[int, int]]],
         next_use: npt.NDArray[np.int64],
-    ) -> float:
-        """One forward pass; seconds in the dense parts."""
+        dense_s: Floats,
+        dense_busy: npt.NDArray[np.bool_],
+    ) -> None:
+        """One forward pass; writes of every layer the seconds in the dense part, and whether the link was at work before."""
         x = self._inputs[:n_tokens]
-        spent = 0.0
         layout = self._tier.layout
         for layer in range(self._passes.n_layers):
+            dense_busy[layer] = experts.link.at_work
             began = time.perf_counter()
             for part in self._dense:
                 x = part(x)
             self._synchronize()  # a model needs the router's choice on the host before experts can be looked up
-            spent += time.perf_counter() - began
+            dense_s[layer] = time.perf_counter() - began
             batch, first = self._batches[p][layer]
             if next_use.size:
                 batch.next_use = next_use[first : first + len(batch.experts)]
@@ -175,7 +182,6 @@ class LayerStack:
             out = experts.layer(layer, hidden, batch, ahead.get((p, layer), ()))
             # Back to order one, so that a deep stack neither overflows nor fades.
             x = torch.nn.functional.rms_norm(x + out.to(x.dtype), (x.shape[1],))
-        return spent
 
     def _synchronize(self) -> None:
         if self._device == "cuda":
