@@ -25,7 +25,7 @@ class Transfer:
         buffer: the staging buffer among them, given back when the rows were used.
         after: CUDA events that the targets are free after.
         arrived: whether it has ended, well or not.
-        began, ended: `time.perf_counter` seconds.
+        asked, ended: `time.perf_counter` seconds when it was ordered and when it had arrived.
         unwanted: a prefetch whose expert was not needed after all; its buffer goes back when it has arrived.
     """
 
@@ -36,7 +36,7 @@ class Transfer:
     buffer: Buffer | None = None
     after: tuple[Any, ...] = ()
     arrived: bool = False
-    began: float = 0.0
+    asked: float = 0.0
     ended: float = 0.0
     error: BaseException | None = None
     unwanted: bool = False
@@ -92,12 +92,13 @@ class Link:
         self._give_back = give_back
         self._bytes_s = bytes_s
         self._demands: deque[Transfer] = deque()
-        self._prefetches: deque[tuple[int, int]] = deque()
+        self._prefetches: deque[tuple[int, int, float]] = deque()  # layer, expert, when it was asked for
         self.lock = threading.Condition()
         self._stopped = False
         self._running: Transfer | None = None
         self.begun: dict[tuple[int, int], Transfer] = {}
-        self.log: list[tuple[int, float]] = []  # bytes and seconds of every transfer
+        # Bytes of every transfer, and the seconds that it kept the link from others, hand-over included.
+        self.log: list[tuple[int, float]] = []
         self._thread = threading.Thread(target=self._run, name="autotune-link", daemon=True)
         self._thread.start()
 
@@ -107,14 +108,18 @@ class Link:
         return self._running is not None or bool(self._demands or self._prefetches)
 
     def demand(self, transfers: Sequence[Transfer]) -> None:
+        now = time.perf_counter()
+        for transfer in transfers:
+            transfer.asked = now
         with self.lock:
             self._demands.extend(transfers)
             self.lock.notify()
 
     def prefetch(self, wanted: Sequence[tuple[int, int]]) -> None:
         """Queue layers and experts."""
+        now = time.perf_counter()
         with self.lock:
-            self._prefetches.extend(wanted)
+            self._prefetches.extend((layer, expert, now) for layer, expert in wanted)
             self.lock.notify()
 
     def router_known(self, layer: int) -> dict[int, Transfer]:
@@ -160,26 +165,28 @@ class Link:
                     self._running = self._demands.popleft()
                     return self._running
                 if self._prefetches:
-                    key = self._prefetches.popleft()
-                    transfer = self._begin(*key)
+                    layer, expert, asked = self._prefetches.popleft()
+                    transfer = self._begin(layer, expert)
                     if transfer is None:
                         continue
-                    self.begun[key] = self._running = transfer
+                    transfer.asked = asked
+                    self.begun[layer, expert] = self._running = transfer
                     return transfer
                 self._running = None
                 self.lock.wait()
 
     def _run(self) -> None:
+        free = 0.0
         while (transfer := self._next()) is not None:
-            transfer.began = time.perf_counter()
+            began = max(free, transfer.asked)
             try:
                 self._tier.read(transfer.layer, transfer.expert, transfer.first, transfer.targets, transfer.after)
             except BaseException as error:  # raised again where the bytes are waited for
                 transfer.error = error
             if self._bytes_s is not None:
-                _sleep_until(transfer.began + transfer.nbytes / self._bytes_s)
-            transfer.ended = time.perf_counter()
-            self.log.append((transfer.nbytes, transfer.ended - transfer.began))
+                _sleep_until(began + transfer.nbytes / self._bytes_s)
+            free = transfer.ended = time.perf_counter()
+            self.log.append((transfer.nbytes, free - began))
             with self.lock:
                 transfer.end()
                 if transfer.unwanted:
