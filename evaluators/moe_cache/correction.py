@@ -17,7 +17,7 @@ import numpy.typing as npt
 from autotune.errors import UsageError
 from evaluators.moe_cache.plan import Costs, Floats
 
-_TABLES = {"link": 3, "expert": 5, "dense": 4, "handling": 4}  # of `Clocks`, and their columns
+_TABLES = {"link": 3, "expert": 5, "dense": 4, "handling": 5}  # of `Clocks`, and their columns
 _ENOUGH = 0.02  # of all parts, to tell a line of those alone
 CLOCKS = "clocks"  # the note of a real trial that holds what its clocks showed
 
@@ -46,8 +46,8 @@ class Clocks:
         expert: ``(n, 5)`` tokens of an expert, the share of its rows that were computed together, whether the link was at work
             when that began, mean ms, how many. The ms are NaN where timing each would have serialised them (CUDA).
         dense: ``(n, 4)`` tokens of a pass, whether the link was at work, mean ms of one layer's dense part, how many.
-        handling: ``(n, 4)`` layers of a pass, experts or rests of experts that it brought and used, mean ms that it took
-            beyond the clocks above and waiting, how many.
+        handling: ``(n, 5)`` layers of a pass, experts or rests of experts that it brought and used, how many of these were
+            rests, mean ms that it took beyond the clocks above and waiting, how many passes.
     """
 
     link: Floats
@@ -83,8 +83,8 @@ class Correction:
         expert: of an expert, or a segment of one, on the fast tier.
         dense: of a layer's dense part.
         expert_busy, dense_busy: how many times as long they take while the link is at work.
-        layer_ms, load_ms: what every layer, and every expert that was brought, takes for deciding and handing over, which no
-            profile knows.
+        layer_ms, load_ms, rest_load_ms: what every layer, and every expert and every rest of one that was brought, takes for
+            deciding and handing over, which no profile knows.
         runs: real runs that it rests on.
     """
 
@@ -93,6 +93,7 @@ class Correction:
     dense: Line = Line()
     layer_ms: float = 0.0
     load_ms: float = 0.0
+    rest_load_ms: float = 0.0
     expert_busy: float = 1.0
     dense_busy: float = 1.0
     runs: int = 0
@@ -113,6 +114,7 @@ class Correction:
                 **lines,
                 layer_ms=float(document["layer_ms"]),
                 load_ms=float(document["load_ms"]),
+                rest_load_ms=float(document["rest_load_ms"]),
                 expert_busy=float(document["expert_busy"]),
                 dense_busy=float(document["dense_busy"]),
                 runs=int(document["runs"]),
@@ -134,11 +136,11 @@ class Correction:
         if np.isnan(expert[:, 3]).any():
             # Without a clock of its own, all that is beyond the other clocks is the experts'.
             total = float((expected * expert[:, 4]).sum())
-            experts = Line(max(1e-6, float((handling[:, 2] * handling[:, 3]).sum()) / total)) if total > 0 else Line()
-            layer, load = 0.0, 0.0
+            experts = Line(max(1e-6, float((handling[:, 3] * handling[:, 4]).sum()) / total)) if total > 0 else Line()
+            layer, load, rest = 0.0, 0.0, 0.0
         else:
             experts, experts_busy = _line_and_factor(expected, expert[:, 2] > 0, expert[:, 3], expert[:, 4])
-            layer, load = _handling(handling)
+            layer, load, rest = _handling(handling)
         denses, dense_busy = _line_and_factor(
             layer_ms[dense[:, 0].astype(int)], dense[:, 1] > 0, dense[:, 2], dense[:, 3]
         )
@@ -148,6 +150,7 @@ class Correction:
             dense=denses,
             layer_ms=layer,
             load_ms=load,
+            rest_load_ms=rest,
             expert_busy=experts_busy,
             dense_busy=dense_busy,
             runs=len(runs),
@@ -162,6 +165,7 @@ class Correction:
             dense_ms=_table(self.dense, costs.dense_ms),
             layer_ms=self.layer_ms,
             load_ms=self.load_ms,
+            rest_load_ms=self.rest_load_ms,
             part_ms=max(0.0, self.expert.offset_ms),
             expert_busy=self.expert_busy,
             dense_busy=self.dense_busy,
@@ -182,13 +186,16 @@ def _line_and_factor(
     return line, float((real_ms * count)[busy].sum() / (line(predicted_ms) * count)[busy].sum())
 
 
-def _handling(table: Floats) -> tuple[float, float]:
-    """ms for each layer and for each expert that was brought: least squares over all passes."""
+def _handling(table: Floats) -> tuple[float, float, float]:
+    """ms for each layer, and each expert and each rest that was brought: least squares over all passes."""
     from scipy import optimize  # noqa: PLC0415 - slow to import
 
-    each = np.sqrt(table[:, 3])
-    found, _ = optimize.nnls(table[:, :2] * each[:, None], np.maximum(table[:, 2], 0.0) * each)
-    return float(found[0]), float(found[1])
+    layers, loads, rests, ms, count = table.T
+    each = np.sqrt(count)
+    found, _ = optimize.nnls(
+        np.column_stack((layers, loads - rests, rests)) * each[:, None], np.maximum(ms, 0.0) * each
+    )
+    return float(found[0]), float(found[1]), float(found[2])
 
 
 def fit_line(predicted_ms: Floats, real_ms: Floats, count: Floats) -> Line:

@@ -300,8 +300,9 @@ class Tiers(NamedTuple):
 
     capacity ``(L,)`` slots; theta ``(L,)`` share of an expert that a slot holds; whole_ms, rest_ms, whole_bytes,
     rest_bytes ``(L,)`` transfers of an expert and of its part outside the slot; cpu_threshold: tokens up to which a
-    miss runs on the slow tier; depth: layers ahead that prefetching looks, 0 for none; layer_ms, load_ms and part_ms: of
-    compute, for each layer, for each expert that was brought and for each that is computed in two parts; dense_busy and
+    miss runs on the slow tier; depth: layers ahead that prefetching looks, 0 for none; layer_ms, load_ms and
+    rest_load_ms: beside compute, for each layer, and for each expert and each rest of one that was brought; part_ms: of
+    compute, for each expert that is computed in two parts; dense_busy and
     expert_busy: how many times as long computation takes that begins while the link is busy.
     """
 
@@ -318,6 +319,7 @@ class Tiers(NamedTuple):
     depth: int
     layer_ms: float
     load_ms: float
+    rest_load_ms: float
     part_ms: float
     dense_busy: float
     expert_busy: float
@@ -327,7 +329,7 @@ class Record(NamedTuple):
     """What the timeline writes.
 
     By pass ``(P,)``: latency, dense, computed (experts on the fast tier), idle (compute waits for the link), late (of it, for
-    experts that had been predicted), cpu_wait (compute waits for the slow tier) and overhead (layer_ms, load_ms) in ms;
+    experts that had been predicted), cpu_wait (compute waits for the slow tier) and overhead (layer_ms and loads) in ms;
     moved and wasted bytes. By phase and layer ``(2, L)``: lookups, hits, cpu_runs; window, backlog and layer_idle as sums
     in ms. By phase ``(2,)``: prefetches started and used.
     """
@@ -404,6 +406,7 @@ def timeline(
     started_bytes = np.zeros(n_layers)
     late_ready = np.empty(n_experts + 1)
     late_ms = np.empty(n_experts + 1)
+    late_overhead = np.empty(n_experts + 1)
     late_foreseen = np.empty(n_experts + 1, dtype=np.bool_)
     longest = 0
     if tiers.depth > 0:
@@ -483,21 +486,23 @@ def timeline(
                 if rest_bytes == 0.0:
                     ready += work
                     continue
-                record.overhead[p] += tiers.load_ms
+                overhead = tiers.rest_load_ms if hit else tiers.load_ms
+                record.overhead[p] += overhead
                 part = tiers.part_ms if hit else 0.0
                 if prefetched and arrival[layer, expert] <= known:
                     ready += work + part
-                    ready_overhead += tiers.load_ms
+                    ready_overhead += overhead
                     continue
                 if hit:
                     ready += tiers.theta[layer] * work
                     work *= 1.0 - tiers.theta[layer]
                 if prefetched:
                     late_ready[0], late_ms[0], late_foreseen[0] = arrival[layer, expert], work + part, True
+                    late_overhead[0] = overhead
                     continue
                 link_free = max(link_free, known) + (tiers.rest_ms[layer] if hit else tiers.whole_ms[layer])
                 record.moved[p] += rest_bytes
-                late_ready[n_late], late_ms[n_late] = link_free, work + part
+                late_ready[n_late], late_ms[n_late], late_overhead[n_late] = link_free, work + part, overhead
                 late_foreseen[n_late] = dropped_pass[layer, expert] == p
                 n_late += 1
             while n_held[layer] > tiers.capacity[layer]:
@@ -529,7 +534,7 @@ def timeline(
                     compute = late_ready[j]
                 work = late_ms[j] * (tiers.expert_busy if link_free > compute or queued else 1.0)
                 computed += work
-                compute += work + tiers.load_ms
+                compute += work + late_overhead[j]
             record.computed[p] += computed
             if cpu_free > compute:
                 record.cpu_wait[p] += cpu_free - compute
@@ -571,6 +576,7 @@ def latencies(
     arrival_pass = np.full((n_layers, n_experts), -1, dtype=np.int64)
     late_ready = np.empty(n_experts + 1)
     late_ms = np.empty(n_experts + 1)
+    late_overhead = np.empty(n_experts + 1)
     queue_layer = np.empty(longest, dtype=np.int64)
     queue_entry = np.empty(longest, dtype=np.int64)
     queue_time = np.empty(longest)
@@ -609,19 +615,20 @@ def latencies(
                 if hit and rest_bytes[layer] == 0.0:
                     ready += work
                     continue
+                overhead = tiers.rest_load_ms if hit else tiers.load_ms
                 part = tiers.part_ms if hit else 0.0
                 if prefetched and arrival[layer, expert] <= known:
                     ready += work + part
-                    ready_overhead += tiers.load_ms
+                    ready_overhead += overhead
                     continue
                 if hit:
                     ready += theta[layer] * work
                     work *= 1.0 - theta[layer]
                 if prefetched:
-                    late_ready[0], late_ms[0] = arrival[layer, expert], work + part
+                    late_ready[0], late_ms[0], late_overhead[0] = arrival[layer, expert], work + part, overhead
                     continue
                 link_free = max(link_free, known) + (rest_ms[layer] if hit else whole_ms[layer])
-                late_ready[n_late], late_ms[n_late] = link_free, work + part
+                late_ready[n_late], late_ms[n_late], late_overhead[n_late] = link_free, work + part, overhead
                 n_late += 1
 
             if n_ahead > 0:
@@ -639,7 +646,7 @@ def latencies(
             for j in range(0 if late_ready[0] >= 0.0 else 1, n_late):
                 compute = max(compute, late_ready[j])
                 work = late_ms[j] * (tiers.expert_busy if link_free > compute or queued else 1.0)
-                compute += work + tiers.load_ms
+                compute += work + late_overhead[j]
             now = compute
         out[p] = now - began
 

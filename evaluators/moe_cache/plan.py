@@ -93,8 +93,9 @@ class Costs:
         expert_ms: ``(M + 1,)`` or ``(L, M + 1)``; one expert on the fast tier, by its tokens.
         dense_ms: ``(M + 1,)`` or ``(L, M + 1)``; attention and router of a layer, by the tokens of the pass.
         cpu_expert_ms: as `expert_ms`, on the slow tier; None where the slow tier cannot compute.
-        layer_ms, load_ms, part_ms: what computation takes beyond these: for each layer, to decide and hand over; for each
-            expert, or rest of one, that was brought; and for each expert that is computed in two parts.
+        layer_ms, load_ms, rest_load_ms: what is done beside computing, to decide and hand over: for each layer, and for each
+            expert and each rest of one that was brought.
+        part_ms: what computation takes longer for each expert that is computed in two parts.
         dense_busy, expert_busy: how many times as long dense parts and experts take whose computation begins while the link
             is at work: both want the same memory, and on ``ram<-disk`` the same processor.
 
@@ -110,12 +111,13 @@ class Costs:
     cpu_expert_ms: Floats | None = None
     layer_ms: float = 0.0
     load_ms: float = 0.0
+    rest_load_ms: float = 0.0
     part_ms: float = 0.0
     dense_busy: float = 1.0
     expert_busy: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("layer_ms", "load_ms", "part_ms"):
+        for name in ("layer_ms", "load_ms", "rest_load_ms", "part_ms"):
             if not 0.0 <= getattr(self, name) < math.inf:
                 raise UsageError(f"{name}={getattr(self, name)} is no time; give 0 or more ms")
         for name in ("dense_busy", "expert_busy"):

@@ -158,10 +158,11 @@ def clocks_of(run: StackRun, trace: RoutingTrace, inter: int) -> Clocks:
     link = np.array(run.link_log, dtype=np.float64).reshape(-1, 2)
     timed = np.array(run.counters.expert_s, dtype=np.float64).reshape(-1, 5)
     keys = np.column_stack((timed[:, 1], timed[:, 2] / inter, timed[:, 3]))
+    handled = np.column_stack((np.full(passes.n_passes, passes.n_layers), run.loads, run.rests))
     dense = np.column_stack((np.repeat(passes.pass_tokens, passes.n_layers), run.dense_busy.ravel()))
     return Clocks(
         link=means(link[:, :1], link[:, 1] * 1e3),
         expert=means(keys, timed[:, 4] * 1e3),
         dense=means(dense, run.dense_ms.ravel()),
-        handling=means(np.column_stack((np.full(passes.n_passes, passes.n_layers), run.loads)), run.beyond_ms),
+        handling=means(handled, run.beyond_ms),
     )

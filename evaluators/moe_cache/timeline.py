@@ -223,6 +223,7 @@ def tiers_of(plan: CachePlan, costs: Costs, slots: Ints) -> kernels.Tiers:
         depth=plan.prefetch_depth,
         layer_ms=costs.layer_ms,
         load_ms=costs.load_ms,
+        rest_load_ms=costs.rest_load_ms,
         part_ms=costs.part_ms,
         dense_busy=costs.dense_busy,
         expert_busy=costs.expert_busy,

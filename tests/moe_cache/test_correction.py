@@ -28,10 +28,15 @@ TRUTH = Correction(
     Line(2.0, 0.02),
     layer_ms=0.04,
     load_ms=0.07,
+    rest_load_ms=0.1,
     expert_busy=1.5,
     dense_busy=2.0,
     runs=2,
 )
+
+
+def handled(truth: Correction, layers: int, loads: int, rests: int) -> float:
+    return layers * truth.layer_ms + (loads - rests) * truth.load_ms + rests * truth.rest_load_ms
 
 
 def clocks(truth: Correction, layers: int, loads: list[int]) -> Clocks:
@@ -53,7 +58,9 @@ def clocks(truth: Correction, layers: int, loads: list[int]) -> Clocks:
                 np.column_stack(([1, 3], busy[:2], dense_ms * truth.dense_busy, [2, 2])),
             ]
         ),
-        handling=np.array([[layers, n, layers * truth.layer_ms + n * truth.load_ms, 1] for n in loads]),
+        handling=np.array(
+            [[layers, n, rests, handled(truth, layers, n, rests), 1] for n in loads for rests in (0, n // 2)]
+        ),
     )
 
 
@@ -62,7 +69,8 @@ def test_the_lines_of_runs_are_found_again() -> None:
     for name in ("link", "expert", "dense"):
         line, true = getattr(found, name), getattr(TRUTH, name)
         assert (line.scale, line.offset_ms) == pytest.approx((true.scale, true.offset_ms))
-    assert (found.layer_ms, found.load_ms, found.runs) == pytest.approx((0.04, 0.07, 2))
+    assert (found.layer_ms, found.load_ms, found.rest_load_ms) == pytest.approx((0.04, 0.07, 0.1))
+    assert found.runs == 2
     assert (found.expert_busy, found.dense_busy) == pytest.approx((1.5, 2.0))
     assert Correction.fit([], COSTS) == Correction()
 
@@ -83,9 +91,9 @@ def test_what_is_no_correction_is_refused(document: dict[str, Any]) -> None:
 
 
 def test_without_clocks_of_their_own_experts_are_what_remains() -> None:
-    seen = clocks(replace(TRUTH, layer_ms=0.0, load_ms=0.0), 10, [5])
+    seen = clocks(replace(TRUTH, layer_ms=0.0, load_ms=0.0, rest_load_ms=0.0), 10, [5])
     total = float((COSTS.expert_ms[0, seen.expert[:, 0].astype(int)] * seen.expert[:, 1] * seen.expert[:, 4]).sum())
-    hidden = replace(seen, expert=seen.expert.copy(), handling=np.array([[10, 5, 3.0 * total, 1]]))
+    hidden = replace(seen, expert=seen.expert.copy(), handling=np.array([[10, 5, 0, 3.0 * total, 1]]))
     hidden.expert[:, 3] = math.nan
     found = Correction.fit([Clocks.from_dict(hidden.to_dict())], COSTS)
     assert (found.expert.scale, found.expert.offset_ms) == pytest.approx((3.0, 0.0))
@@ -118,10 +126,10 @@ def test_what_handing_over_takes_is_counted_once_for_each_layer_load_and_second_
     costs = TRUTH.of(COSTS)
     parts, plain = (
         simulate(trace, plan, costs).metrics(),
-        simulate(trace, plan, replace(costs, load_ms=0.0, part_ms=0.0)).metrics(),
+        simulate(trace, plan, replace(costs, load_ms=0.0, rest_load_ms=0.0, part_ms=0.0)).metrics(),
     )
     # Each token: two layers, two experts brought; all but the first find a top there, so that they are computed in two parts.
-    assert parts["overhead_ms"] == pytest.approx(2 * 0.04 + 2 * 0.07)
+    assert parts["overhead_ms"] == pytest.approx(2 * 0.04 + (2 * 0.07 + 3 * 2 * 0.1) / 4)
     assert plain["overhead_ms"] == pytest.approx(2 * 0.04)
     assert parts["expert_compute_ms"] - plain["expert_compute_ms"] == pytest.approx(2 * 0.05 * 3 / 4)
     names = ("dense_ms", "expert_compute_ms", "exposed_transfer_ms", "cpu_wait_ms", "overhead_ms")

@@ -34,6 +34,7 @@ def machine(n_layers: int, link_ms: float, cpu: bool) -> Costs:
         cpu_expert_ms=3 * table if cpu else None,
         layer_ms=0.2,
         load_ms=0.3,
+        rest_load_ms=0.6,
         part_ms=0.4,
         dense_busy=1.5,
         expert_busy=2.0,

@@ -54,7 +54,7 @@ class Counters:
     `late_s` is the part of `idle_s` in which experts were waited for that had been predicted. `expert_s` holds ``(phase,
     tokens, rows, whether the link was at work, seconds)`` of every segment; on CUDA the seconds are NaN, as timing each
     would serialise them, and `expert_total_s`, their sum, is 0. `loads` is how many experts, or rests of experts, were
-    brought and used.
+    brought and used, `rests` how many of them were rests.
     """
 
     lookups: npt.NDArray[np.int64]
@@ -70,11 +70,12 @@ class Counters:
     expert_s: list[tuple[int, int, int, bool, float]]
     expert_total_s: float = 0.0
     loads: int = 0
+    rests: int = 0
 
     def totals(self) -> npt.NDArray[np.float64]:
-        """``(4,)`` of all phases and layers: bytes moved, bytes wasted, loads, seconds that a clock saw."""
+        """``(5,)`` of all phases and layers: bytes moved, bytes wasted, loads, rests, seconds that a clock saw."""
         clocked = self.idle_s.sum() + self.cpu_wait_s.sum() + self.expert_total_s
-        return np.array([self.moved.sum(), self.wasted.sum(), self.loads, clocked], dtype=np.float64)
+        return np.array([self.moved.sum(), self.wasted.sum(), self.loads, self.rests, clocked], dtype=np.float64)
 
     @classmethod
     def empty(cls, n_layers: int) -> Counters:
@@ -341,6 +342,7 @@ class OffloadedExperts:
         assert transfer is not None
         transfer.wait()  # it has arrived, or broke
         self.counters.loads += 1
+        self.counters.rests += load.first > 0
         at = load.first
         if load.slot is not None:
             at = len(load.slot.rows)

@@ -43,7 +43,7 @@ class StackRun:
         dense_ms: ``(P, L)`` of it in the dense parts.
         dense_busy: ``(P, L)`` whether the link was at work when they began.
         beyond_ms: ``(P,)`` of it that no clock saw: neither dense parts, nor experts (on CUDA: with them), nor waiting.
-        loads: ``(P,)`` experts, or rests of experts, that were brought and used.
+        loads, rests: ``(P,)`` experts, or rests of experts, that were brought and used, and how many of them were rests.
         moved_bytes, wasted_bytes: ``(P,)``.
         counters: see `Counters`.
         slots: ``(L,)`` experts that each layer's cache holds.
@@ -56,6 +56,7 @@ class StackRun:
     dense_busy: npt.NDArray[np.bool_]
     beyond_ms: Floats
     loads: Floats
+    rests: Floats
     moved_bytes: Floats
     wasted_bytes: Floats
     counters: Counters
@@ -140,13 +141,14 @@ class LayerStack:
                     counted[p] = experts.counters.totals() - before
         finally:
             experts.close()
-        moved, wasted, loads, clocked = counted.T
+        moved, wasted, loads, rests, clocked = counted.T
         return StackRun(
             latency_ms=latency * 1e3,
             dense_ms=dense * 1e3,
             dense_busy=busy,
             beyond_ms=(latency - dense.sum(axis=1) - clocked) * 1e3,
             loads=loads,
+            rests=rests,
             moved_bytes=moved,
             wasted_bytes=wasted,
             counters=experts.counters,
