@@ -50,17 +50,23 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Subject:
-    """A trace to run: its file under the data folder (None: the shipped one), the domain's options, turns to keep."""
+    """A trace to run: its file under the data folder (None: the shipped one), the domain's options, what of it to keep.
+
+    Attributes:
+        turns: by number; None keeps all.
+        decode: generated tokens of each turn; None keeps all.
+    """
 
     file: str | None
     options: Mapping[str, Any]
     turns: tuple[int, ...] | None = None
+    decode: int | None = None
 
 
 SUBJECTS = {
     "tiny-moe": Subject(None, {}, (0, 1)),
-    "granite": Subject("granite.trace.json.gz", {"bits": 16, "scale": 0.125}),
-    "qwen": Subject("qwen.route.csv.gz", {"bits": 16, "scale": 0.0625}),
+    "granite": Subject("granite.trace.json.gz", {"bits": 16, "scale": 0.125}, decode=32),
+    "qwen": Subject("qwen.route.csv.gz", {"bits": 16, "scale": 0.0625}, decode=64),
 }
 
 
@@ -98,10 +104,11 @@ def _trace(subject: Subject, given: argparse.Namespace) -> str:
         sys.exit(f"{subject.file} needs --data, the folder moe_routing of the recorded traces")
     else:
         path = given.data / subject.file
-    if subject.turns is None:
+    if subject.turns is None and subject.decode is None:
         return str(path)
-    cut = given.rows.parent / f"cut-{path.name}"
-    save_trace(load_trace(path).select(turns=subject.turns), cut)
+    cut = given.rows.parent / f"cut-{path.name.partition('.')[0]}.moetrace.npz"
+    kept = None if subject.decode is None else slice(0, subject.decode)
+    save_trace(load_trace(path).select(turns=subject.turns, decode=kept), cut)
     return str(cut)
 
 
