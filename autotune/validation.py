@@ -133,7 +133,7 @@ class ValidationReport:
         metrics: errors of the model as searches use it from now on: corrected, where a correction was asked for.
         uncorrected: errors of the model before.
         repeated: of runs as predictions of other runs of the same configurations: medians of odd rounds beside those of even
-            ones. What differs there no model can predict. Empty with a single round.
+            ones. What differs there is the machine's. Empty with a single round.
         compared: the configurations that judged it; those that corrected it are not among them.
         calibration: how many corrected it.
         correction: what was corrected; None without one.

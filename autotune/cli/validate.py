@@ -168,7 +168,8 @@ def _print(report: ValidationReport, storage: str, plot: str | None) -> None:
     console.print(table(None, columns, rows, right=columns[1:]))
     if report.repeated:
         console.print(
-            "of runs: odd rounds as predictions of even ones, which no model can do better than", soft_wrap=True
+            "of runs: odd rounds as predictions of even ones; what differs there is the machine's, and no model's",
+            soft_wrap=True,
         )
     if report.correction is not None:
         console.print(f"\ncorrected by {report.calibration} other runs:")
