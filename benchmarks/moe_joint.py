@@ -1,9 +1,11 @@
 """The joint search of moe-cache: budgets, splits, policy and thresholds by several strategies at equal evaluations.
 
-python benchmarks/moe_joint.py [--part search|limit] [--evaluations 50] [--times 100] [--json FILE] [--data DIR]
+python benchmarks/moe_joint.py [--part search|limit] [--traces NAME ...] [--budgets SHARE ...] [--evaluations 50] [--times 100]
+    [--rows FILE.jsonl] [--data DIR]
 
 `search`: the best latency after so many measured configurations. `limit`: how far the first answer of `fixed-point` is from
-the best that an adversary finds with so many times its evaluations.
+the best that an adversary finds with so many times its evaluations. A file of rows that exists is gone on with: what is in it
+is printed and not searched again.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,26 +80,22 @@ def best_so_far(of: Case, strategy: str, options: dict[str, Any], evaluations: i
     return [*least, *[least[-1]] * (evaluations - len(least))]
 
 
-def searched(of: Case, evaluations: int) -> Row:
-    row: Row = {
-        "trace": of.trace,
-        "budget": of.budget,
+def limits(of: Case) -> Row:
+    """The latencies between which a search moves."""
+    return {
         "uniform_lru_ms": uniform_lru(of),
         "all_resident_ms": all_resident(of),
         "belady_ms": belady_with_perfect_prefetch(of),
         "parameters": len(of.problem.space.dims),
-        "best_ms": {},
     }
-    for name, (strategy, options) in STRATEGIES.items():
-        least = best_so_far(of, strategy, options, evaluations, seed=0)
-        row["best_ms"][name] = {n: least[n - 1] for n in COUNTS if n <= evaluations}
-    return row
 
 
-def closed(row: Row, latency_ms: float) -> float:
-    """Share of the way from uniform LRU without prefetching to Belady with perfect prefetching."""
-    way = row["uniform_lru_ms"] - row["belady_ms"]
-    return float((row["uniform_lru_ms"] - latency_ms) / way)
+def searched(of: Case, strategy: str, evaluations: int) -> Row:
+    """One strategy's best after some numbers of evaluations."""
+    began = time.perf_counter()
+    least = best_so_far(of, *STRATEGIES[strategy], evaluations, seed=0)
+    best = {str(n): least[n - 1] for n in COUNTS if n <= evaluations}
+    return {"best_ms": best, "seconds": time.perf_counter() - began}
 
 
 def made_solvers() -> Iterator[tuple[str, CacheSolver]]:
@@ -144,18 +143,28 @@ def _named(plan: CachePlan) -> str:
     return f"{plan.policy}, prefetch {plan.prefetch_depth}"
 
 
-def print_searched(rows: list[Row], evaluations: int) -> None:
+def closed(between: Row, latency_ms: float) -> float:
+    """Share of the way from uniform LRU without prefetching to Belady with perfect prefetching."""
+    way = between["uniform_lru_ms"] - between["belady_ms"]
+    return float((between["uniform_lru_ms"] - latency_ms) / way)
+
+
+def print_searched_head(evaluations: int) -> None:
     counts = [n for n in COUNTS if n <= evaluations]
     print("| trace | budget | uniform LRU | all resident | Belady, perfect prefetch | strategy | " + " | ".join(
-        f"after {n}" for n in counts) + " | closed |")  # fmt: skip
-    print("| --- " * (7 + len(counts)) + "|")
-    for row in rows:
-        head = f"| {row['trace']} | {row['budget']:.0%} | " + " | ".join(
-            f"{row[key]:.4g}" for key in ("uniform_lru_ms", "all_resident_ms", "belady_ms")
-        )
-        for name, best in row["best_ms"].items():
-            cells = " | ".join(f"{best[n]:.5g}" for n in counts)
-            print(f"{head} | {name} | {cells} | {closed(row, best[counts[-1]]):.0%} |")
+        f"after {n}" for n in counts) + " | closed | s |")  # fmt: skip
+    print("| --- " * (8 + len(counts)) + "|", flush=True)
+
+
+def print_searched(trace: str, budget: float, between: Row, strategy: str, row: Row) -> None:
+    latencies = list(row["best_ms"].values())
+    ends = " | ".join(f"{between[key]:.4g}" for key in ("uniform_lru_ms", "all_resident_ms", "belady_ms"))
+    cells = " | ".join(f"{ms:.5g}" for ms in latencies)
+    print(
+        f"| {trace} | {budget:.0%} | {ends} | {strategy} | {cells} | {closed(between, latencies[-1]):.0%} | "
+        f"{row['seconds']:.0f} |",
+        flush=True,
+    )
 
 
 def print_limited_head() -> None:
@@ -172,32 +181,63 @@ def print_limited(row: Row) -> None:
     )
 
 
+class Rows:
+    """What was measured, by what it is of; kept in a file where one is given."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+        lines = file.read_text().splitlines() if file is not None and file.exists() else []
+        self._known: dict[tuple[Any, ...], Row] = {tuple(row["of"]): row for row in map(json.loads, lines)}
+
+    def row(self, of: tuple[Any, ...], measure: Callable[[], Row]) -> Row:
+        """As it is known, or measured now."""
+        if of not in self._known:
+            self._known[of] = {"of": of, **measure()}
+            if self._file is not None:
+                with self._file.open("a") as file:
+                    file.write(json.dumps(self._known[of]) + "\n")
+        return self._known[of]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=("search", "limit", "all"), default="all")
     parser.add_argument("--evaluations", type=int, default=50)
     parser.add_argument("--times", type=int, default=100)
+    parser.add_argument("--traces", nargs="+", help="their names; all that are there if left out")
     parser.add_argument("--budgets", type=float, nargs="+", default=BUDGETS)
-    parser.add_argument("--json", type=Path, help="write the numbers here")
+    parser.add_argument("--rows", type=Path, help="keep the numbers here, one JSON object a line")
     parser.add_argument("--data", type=Path, help="folder that holds moe_routing")
     arguments = parser.parse_args()
-    document: dict[str, Any] = {"environment": current_environment().to_dict()}
-    known = [(name, trace, budget) for name, trace in traces(arguments.data).items() for budget in arguments.budgets]
+    found = {n: t for n, t in traces(arguments.data).items() if arguments.traces is None or n in arguments.traces}
+    known = [(name, trace, budget) for name, trace in found.items() for budget in arguments.budgets]
+    rows = Rows(arguments.rows)
     if arguments.part != "limit":
-        document["search"] = [searched(case(*given), arguments.evaluations) for given in known]
-        print_searched(document["search"], arguments.evaluations)
+        search(known, rows, arguments.evaluations)
     if arguments.part != "search":
-        solve(case(*known[0]).solver)  # compiles what is timed below
-        solvers = [(f"{name}, {budget:.0%}", case(name, trace, budget).solver) for name, trace, budget in known]
-        print_limited_head()
-        document["limit"] = []
-        for name, solver in [*solvers, *made_solvers()]:
-            document["limit"].append(limited(name, solver, arguments.times))
-            print_limited(document["limit"][-1])
+        limit(known, rows, arguments.times)
     environment = current_environment()
     print(f"\n{environment.details['hardware']['cpu']['model']}, Python {platform.python_version()}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(document, indent=1))
+
+
+def search(known: list[tuple[str, str, float]], rows: Rows, evaluations: int) -> None:
+    print_searched_head(evaluations)
+    for name, trace, budget in known:
+        of = case(name, trace, budget)
+        between = rows.row(("limits", name, budget), partial(limits, of))
+        for strategy in STRATEGIES:
+            measure = partial(searched, of, strategy, evaluations)
+            print_searched(
+                name, budget, between, strategy, rows.row(("search", name, budget, strategy, evaluations), measure)
+            )
+
+
+def limit(known: list[tuple[str, str, float]], rows: Rows, times: int) -> None:
+    solvers = [(f"{name}, {budget:.0%}", case(name, trace, budget).solver) for name, trace, budget in known]
+    solve(case(*known[0]).solver)  # compiles what is timed below
+    print_limited_head()
+    for name, solver in [*solvers, *made_solvers()]:
+        print_limited(rows.row(("limit", name, times), partial(limited, name, solver, times)))
 
 
 if __name__ == "__main__":
