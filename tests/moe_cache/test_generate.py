@@ -241,15 +241,15 @@ def test_a_disk_that_breaks_in_the_middle_ends_the_run_and_not_the_model(
     small: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = plan_of_slots(small.model.model, [1] * 3, [1.0] * 3, "lru", 1)
-    intact, reads = DiskTier._read, []
+    intact, reads = DiskTier.read, []
 
-    def breaking(self: DiskTier, start: int, view: memoryview) -> None:
-        reads.append(start)
+    def breaking(self: DiskTier, *where: Any) -> None:
+        reads.append(where)
         if len(reads) == 10:
             raise OSError(5, "Input/output error")
-        intact(self, start, view)
+        intact(self, *where)
 
-    monkeypatch.setattr(DiskTier, "_read", breaking)
+    monkeypatch.setattr(DiskTier, "read", breaking)
     with pytest.raises(AutotuneError, match="the slow tier broke in the middle"):
         small.model.generate(plan, PROMPT, TOKENS)
     run = small.model.generate(plan, PROMPT, TOKENS)
