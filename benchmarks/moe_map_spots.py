@@ -1,11 +1,11 @@
 """Spot checks of the map of moe-cache: cells that are run for real, beside what the profiled evaluator predicts for them.
 
-python benchmarks/moe_map_spots.py [--first N] [--rounds 3] [--tier auto] [--scratch DIR] [--json FILE]
+python benchmarks/moe_map_spots.py [--first N] [--rounds 3] [--tier auto] [--scratch DIR] [--rows FILE.jsonl]
 
 Needs a quiet machine, and two cores on ram<-disk: one computes, one reads. Every cell is a made-up trace and a small model of
 the map's shape, through the domain as a user calls it. The ratio of loading to computing is set by the cached positions that
 attention reads, which are chosen from this machine's profile; where even the fewest are too many, the cell is
-run at the largest ratio that this machine has, and the table says which.
+run at the largest ratio that this machine has, and the table says which. A file of rows that exists is gone on with.
 """
 
 from __future__ import annotations
@@ -294,19 +294,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="runs of every plan that count; one more warms up")
     parser.add_argument("--tier", choices=["auto", "ram<-disk", "gpu<-host"], default="auto", help="memory tiers")
     parser.add_argument("--scratch", type=Path, help="folder on the disk to use; the cache folder if left out")
-    parser.add_argument("--json", type=Path, help="write every number here")
+    parser.add_argument("--rows", type=Path, help="keep every cell's numbers here, one JSON object a line")
     arguments = parser.parse_args()
     if arguments.first < 1 or arguments.rounds < 1:
         parser.error("--first and --rounds must be at least 1")
     begin = time.perf_counter()
     options = {"tier": arguments.tier} | ({"scratch": str(arguments.scratch)} if arguments.scratch else {})
-    rows = []
-    for number, spot in enumerate(SPOTS[: arguments.first], start=1):
+    kept = arguments.rows is not None and arguments.rows.exists()
+    rows = [json.loads(line) for line in arguments.rows.read_text().splitlines()] if kept else []
+    for number, spot in list(enumerate(SPOTS[: arguments.first], start=1))[len(rows) :]:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             context = context_for(spot, folder, arguments.tier, arguments.scratch)
             row = run_spot(spot, folder, arguments.rounds, options, context)
         rows.append(row)
+        if arguments.rows:
+            with arguments.rows.open("a") as file:
+                file.write(json.dumps(row) + "\n")
         latency = {plan: round(statistics.median(ms), 2) for plan, ms in row["real_ms"].items()}
         say(f"{number}: {spot.grid.name}, ratio {row['ratio']:.2f}, ms per token {latency}")
     report(rows)
@@ -314,8 +318,6 @@ def main() -> None:
     cpu = environment.details["hardware"]["cpu"]["model"]
     runs = sum(len(ms) for row in rows for ms in row["real_ms"].values())
     print(f"\n{cpu}, Python {platform.python_version()}; {runs} real runs, {time.perf_counter() - begin:.0f} s")
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"environment": environment.to_dict(), "spots": rows}, indent=1))
 
 
 if __name__ == "__main__":
