@@ -150,17 +150,20 @@ class KernelReads:
         except OSError as error:
             failed = error
         # The memory is the disk's until every read that began has ended, whatever became of the others.
+        short: list[tuple[Part, int]] = []
         ended = 0
         while ended < submitted:
             got = self._call(self._wait, self._context, submitted - ended, submitted - ended, self._events, None)
             for event in self._events[:got]:
                 if event.result < 0:
                     failed = failed or OSError(-event.result, os.strerror(-event.result))
-                elif event.result < (part := parts[event.data]).nbytes and failed is None:
-                    _read_rest(self._fd, part, event.result)
+                elif event.result < (part := parts[event.data]).nbytes:
+                    short.append((part, event.result))
             ended += got
         if failed is not None:
             raise failed
+        for part, done in short:
+            _read_rest(self._fd, part, done)
 
     def close(self) -> None:
         if self._context.value:

@@ -302,8 +302,8 @@ class Tiers(NamedTuple):
     rest_bytes ``(L,)`` transfers of an expert and of its part outside the slot; cpu_threshold: tokens up to which a
     miss runs on the slow tier; depth: layers ahead that prefetching looks, 0 for none; layer_ms, load_ms and
     rest_load_ms: beside compute, for each layer, and for each expert and each rest of one that was brought; part_ms: of
-    compute, for each expert that is computed in two parts; dense_busy and
-    expert_busy: how many times as long computation takes that begins while the link is busy.
+    compute, for each expert that is computed in two parts; dense_busy and expert_busy: how many times as long computation
+    takes that begins while the link is busy.
     """
 
     capacity: Ints

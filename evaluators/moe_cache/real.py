@@ -114,7 +114,7 @@ def measurement(run: StackRun, trace: RoutingTrace, inter: int) -> Measurement:
         "exposed_transfer_ms": float(counters.idle_s[DECODE].sum() * 1e3 / n_decode),
         "cpu_wait_ms": float(counters.cpu_wait_s[DECODE].sum() * 1e3 / n_decode),
     }
-    timed = np.array(counters.expert_s, dtype=np.float64).reshape(-1, 5)
+    timed = counters.segments
     compute_ms = float(timed[timed[:, 0] == DECODE, 4].sum() * 1e3 / n_decode)
     if np.isfinite(compute_ms):
         parts["expert_compute_ms"] = compute_ms
@@ -156,7 +156,7 @@ def clocks_of(run: StackRun, trace: RoutingTrace, inter: int) -> Clocks:
     """
     passes = trace.passes()
     link = np.array(run.link_log, dtype=np.float64).reshape(-1, 2)
-    timed = np.array(run.counters.expert_s, dtype=np.float64).reshape(-1, 5)
+    timed = run.counters.segments
     keys = np.column_stack((timed[:, 1], timed[:, 2] / inter, timed[:, 3]))
     handled = np.column_stack((np.full(passes.n_passes, passes.n_layers), run.loads, run.rests))
     dense = np.column_stack((np.repeat(passes.pass_tokens, passes.n_layers), run.dense_busy.ravel()))

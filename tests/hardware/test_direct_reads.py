@@ -8,6 +8,7 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -90,6 +91,28 @@ def test_a_read_that_fails_says_why_and_leaves_none_under_way(
     assert failure.value.errno == errno.EINVAL
     reads.read([good, bad])
     assert memory[: 2 * BLOCK].tobytes() == content[: 2 * BLOCK]
+    reads.close()
+
+
+def test_reads_that_end_one_by_one_are_all_waited_for_when_the_first_fails(
+    fd: int, content: bytes, memory: npt.NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a signal interrupts the wait: a read left under way would write to memory that others use by then."""
+    reads = KernelReads(fd, 4)
+    call = reads._call
+
+    def one_by_one(number: int, *arguments: Any) -> int:
+        if number == reads._wait:
+            arguments = (arguments[0], 1, 1, *arguments[3:])
+        return call(number, *arguments)
+
+    monkeypatch.setattr(reads, "_call", one_by_one)
+    beyond, *good = parts_of(memory, [1, 7, 8])
+    with pytest.raises(AutotuneError, match="the file ended"):
+        reads.read([beyond._replace(offset=BLOCKS * BLOCK), *good])
+    memory[:] = 0
+    reads.read(parts_of(memory, [4, 4, 4, 4]))
+    assert memory.tobytes() == content
     reads.close()
 
 

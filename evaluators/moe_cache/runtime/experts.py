@@ -72,6 +72,11 @@ class Counters:
     loads: int = 0
     rests: int = 0
 
+    @property
+    def segments(self) -> npt.NDArray[np.float64]:
+        """``(n, 5)``: `expert_s`."""
+        return np.array(self.expert_s, dtype=np.float64).reshape(-1, 5)
+
     def totals(self) -> npt.NDArray[np.float64]:
         """``(5,)`` of all phases and layers: bytes moved, bytes wasted, loads, rests, seconds that a clock saw."""
         clocked = self.idle_s.sum() + self.cpu_wait_s.sum() + self.expert_total_s

@@ -25,7 +25,7 @@ class Transfer:
         buffer: the staging buffer among them, given back when the rows were used.
         after: CUDA events that the targets are free after.
         arrived: whether it has ended, well or not.
-        asked, ended: `time.perf_counter` seconds when it was ordered and when it had arrived.
+        asked: `time.perf_counter` seconds when it was ordered.
         unwanted: a prefetch whose expert was not needed after all; its buffer goes back when it has arrived.
     """
 
@@ -37,7 +37,6 @@ class Transfer:
     after: tuple[Any, ...] = ()
     arrived: bool = False
     asked: float = 0.0
-    ended: float = 0.0
     error: BaseException | None = None
     unwanted: bool = False
 
@@ -185,7 +184,7 @@ class Link:
                 transfer.error = error
             if self._bytes_s is not None:
                 _sleep_until(began + transfer.nbytes / self._bytes_s)
-            free = transfer.ended = time.perf_counter()
+            free = time.perf_counter()
             self.log.append((transfer.nbytes, free - began))
             with self.lock:
                 transfer.end()
