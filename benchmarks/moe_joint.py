@@ -11,10 +11,9 @@ is printed and not searched again.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from benchmarks.moe_cases import (
     traces,
     uniform_lru,
 )
+from benchmarks.rows import Row, Rows
 from evaluators.moe_cache.plan import CachePlan
 from evaluators.moe_cache.predict import with_accuracy
 from evaluators.moe_cache.profiled import Profiled, plan_of
@@ -50,8 +50,6 @@ STRATEGIES: dict[str, tuple[str, dict[str, Any]]] = {
     "random": ("random", {}),
 }
 COUNTS = (1, 10, 50, 100)
-
-Row = dict[str, Any]
 
 
 def best_so_far(of: Case, strategy: str, options: dict[str, Any], evaluations: int, seed: int) -> list[float]:
@@ -116,7 +114,7 @@ def made_solvers() -> Iterator[tuple[str, CacheSolver]]:
         yield name, CacheSolver(trace, made_costs(layers, transfer_ms), Memory(total, top_k * EXPERT_BYTES))
 
 
-def limited(name: str, solver: CacheSolver, times: int) -> Row:
+def limited(solver: CacheSolver, times: int) -> Row:
     """One solve, timed, and the adversary after it."""
     begin, worked = time.perf_counter(), time.process_time()
     runs = solve(solver)
@@ -125,7 +123,6 @@ def limited(name: str, solver: CacheSolver, times: int) -> Row:
     answers = [plan_of(run.best.config) for run in runs]
     found = attack(solver, answers, times * spent, seed=0)
     return {
-        "case": name,
         "fixed_point_ms": runs[0].best.loss,
         "iterate_ms": min(run.best_iterate.loss for run in runs),
         "evaluations": spent,
@@ -181,24 +178,6 @@ def print_limited(row: Row) -> None:
     )
 
 
-class Rows:
-    """What was measured, by what it is of; kept in a file where one is given."""
-
-    def __init__(self, file: Path | None) -> None:
-        self._file = file
-        lines = file.read_text().splitlines() if file is not None and file.exists() else []
-        self._known: dict[tuple[Any, ...], Row] = {tuple(row["of"]): row for row in map(json.loads, lines)}
-
-    def row(self, of: tuple[Any, ...], measure: Callable[[], Row]) -> Row:
-        """As it is known, or measured now."""
-        if of not in self._known:
-            self._known[of] = {"of": of, **measure()}
-            if self._file is not None:
-                with self._file.open("a") as file:
-                    file.write(json.dumps(self._known[of]) + "\n")
-        return self._known[of]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=("search", "limit", "all"), default="all")
@@ -209,9 +188,12 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, help="keep the numbers here, one JSON object a line")
     parser.add_argument("--data", type=Path, help="folder that holds moe_routing")
     arguments = parser.parse_args()
-    found = {n: t for n, t in traces(arguments.data).items() if arguments.traces is None or n in arguments.traces}
-    known = [(name, trace, budget) for name, trace in found.items() for budget in arguments.budgets]
-    rows = Rows(arguments.rows)
+    there = traces(arguments.data)
+    chosen = arguments.traces or list(there)
+    if missing := [name for name in chosen if name not in there]:
+        parser.error(f"--traces {missing[0]}: there are {', '.join(there)}; the recorded ones need --data DIR")
+    known = [(name, there[name], budget) for name in chosen for budget in arguments.budgets]
+    rows = Rows(arguments.rows, ("part", "case", "budget", "strategy", "count"))
     if arguments.part != "limit":
         search(known, rows, arguments.evaluations)
     if arguments.part != "search":
@@ -224,12 +206,11 @@ def search(known: list[tuple[str, str, float]], rows: Rows, evaluations: int) ->
     print_searched_head(evaluations)
     for name, trace, budget in known:
         of = case(name, trace, budget)
-        between = rows.row(("limits", name, budget), partial(limits, of))
+        between = rows.row({"part": "limits", "case": name, "budget": budget}, partial(limits, of))
         for strategy in STRATEGIES:
-            measure = partial(searched, of, strategy, evaluations)
-            print_searched(
-                name, budget, between, strategy, rows.row(("search", name, budget, strategy, evaluations), measure)
-            )
+            which = {"part": "search", "case": name, "budget": budget, "strategy": strategy, "count": evaluations}
+            row = rows.row(which, partial(searched, of, strategy, evaluations))
+            print_searched(name, budget, between, strategy, row)
 
 
 def limit(known: list[tuple[str, str, float]], rows: Rows, times: int) -> None:
@@ -237,7 +218,7 @@ def limit(known: list[tuple[str, str, float]], rows: Rows, times: int) -> None:
     solve(case(*known[0]).solver)  # compiles what is timed below
     print_limited_head()
     for name, solver in [*solvers, *made_solvers()]:
-        print_limited(rows.row(("limit", name, times), partial(limited, name, solver, times)))
+        print_limited(rows.row({"part": "limit", "case": name, "count": times}, partial(limited, solver, times)))
 
 
 if __name__ == "__main__":

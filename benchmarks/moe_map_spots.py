@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,7 @@ from autotune.hardware import TierPair, current_environment, load_or_measure
 from autotune.options import parse_options
 from benchmarks.moe_map import MIXTRAL, MOEPIC_RATIO, QWEN3, QWEN15, Grid
 from benchmarks.moe_map_report import WORTH, percent, print_rows
+from benchmarks.rows import Row, Rows
 from evaluators.moe_cache.cells import Cell, build_cell, ratios_of, theta_sweep
 from evaluators.moe_cache.formats import save_trace
 from evaluators.moe_cache.machine import LayerWork, costs_of
@@ -44,7 +46,6 @@ HEADS, HEAD_DIM = 4, 64
 BITS = 32  # every processor computes with these at the speed of its memory
 FEWEST, MORE, MOST = 16, 16_384, 131_072  # cached positions
 
-Row = dict[str, Any]
 Sign = Literal["agrees", "undecided", "differs"]
 
 
@@ -300,17 +301,17 @@ def main() -> None:
         parser.error("--first and --rounds must be at least 1")
     begin = time.perf_counter()
     options = {"tier": arguments.tier} | ({"scratch": str(arguments.scratch)} if arguments.scratch else {})
-    kept = arguments.rows is not None and arguments.rows.exists()
-    rows = [json.loads(line) for line in arguments.rows.read_text().splitlines()] if kept else []
-    for number, spot in list(enumerate(SPOTS[: arguments.first], start=1))[len(rows) :]:
+    known, rows = Rows(arguments.rows, ("number", "rounds")), []
+
+    def measured(spot: Spot) -> Row:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             context = context_for(spot, folder, arguments.tier, arguments.scratch)
-            row = run_spot(spot, folder, arguments.rounds, options, context)
+            return run_spot(spot, folder, arguments.rounds, options, context)
+
+    for number, spot in enumerate(SPOTS[: arguments.first], start=1):
+        row = known.row({"number": number, "rounds": arguments.rounds}, partial(measured, spot))
         rows.append(row)
-        if arguments.rows:
-            with arguments.rows.open("a") as file:
-                file.write(json.dumps(row) + "\n")
         latency = {plan: round(statistics.median(ms), 2) for plan, ms in row["real_ms"].items()}
         say(f"{number}: {spot.grid.name}, ratio {row['ratio']:.2f}, ms per token {latency}")
     report(rows)

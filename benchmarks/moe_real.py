@@ -17,12 +17,12 @@ was predicted, is what is compared, by runs of its own.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ import numpy as np
 import autotune
 from autotune.domain import Problem, load_domain
 from autotune.options import parse_options
+from benchmarks.rows import Row, Rows
 from evaluators.moe_cache.formats import load_trace, save_trace
 from evaluators.moe_cache.plan import CachePlan
 from evaluators.moe_cache.predict import Predictor
@@ -44,8 +45,6 @@ LRU_CURVE = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0)
 CANDIDATES, FINALISTS = 4, 2  # configurations that are run for real once, and twice more, before one is chosen
 LIMIT, TUNED, UNIFORM_LRU = "limit: Belady, perfect prefetch", "autotune", "uniform LRU"
 RESIDENT = "all experts resident"
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -84,6 +83,9 @@ def main() -> None:
     )
     parser.add_argument("--report", action="store_true", help="print the tables of the rows that there are")
     given = parser.parse_args()
+    if missing := [name for name in given.traces.split(",") if name not in SUBJECTS]:
+        parser.error(f"--traces {missing[0]}: known are {', '.join(SUBJECTS)}")
+    rows = Rows(given.rows, ("trace", "budget", "name", "round"))
     if not given.report:
         for name in given.traces.split(","):
             subject = SUBJECTS[name]
@@ -92,8 +94,8 @@ def main() -> None:
                 options["scratch"] = given.scratch
             if given.link_mib_s:
                 options["link_mib_s"] = given.link_mib_s
-            Bench(name, options, given.rows).run([float(b) for b in given.budgets.split(",")], given.rounds)
-    for line in report([json.loads(line) for line in given.rows.read_text().splitlines()]):
+            Bench(name, options, rows).run([float(b) for b in given.budgets.split(",")], given.rounds)
+    for line in report(list(rows)):
         print(line)
 
 
@@ -115,13 +117,11 @@ def _trace(subject: Subject, given: argparse.Namespace) -> str:
 class Bench:
     """One trace at all budgets, through one prepared set of experts."""
 
-    def __init__(self, name: str, options: Mapping[str, Any], rows: Path) -> None:
+    def __init__(self, name: str, options: Mapping[str, Any], rows: Rows) -> None:
         self.name = name
         self.options = options
         self.rows = rows
-        known = [json.loads(line) for line in rows.read_text().splitlines()] if rows.exists() else []
-        self.done = {(r["trace"], r["budget"], r["name"], r["round"]) for r in known}
-        self.chosen = {r["budget"]: r["config"] for r in known if r["trace"] == name and r["name"] == TUNED}
+        self.chosen = {r["budget"]: r["config"] for r in rows if r["trace"] == name and r["name"] == TUNED}
         self.real: Real | None = None
 
     def problem(self, budget: float) -> Problem:
@@ -231,24 +231,23 @@ class Bench:
     def measure(self, problem: Problem, plans: Mapping[str, CachePlan], budget: float, rounds: int) -> None:
         profiled, real = self.profiled(problem), self.real
         assert real is not None
+
+        def measured(name: str, plan: CachePlan, number: int) -> Row:
+            values = measurement(real.run(plan), real.trace, real.work.expert.inter).values()
+            predicted = simulate(profiled.trace, plan, profiled.costs).metrics()
+            say(f"{self.name} {budget:.0%} round {number} {name}: {values['token_latency_ms']:.3f} ms, predicted "
+                f"{predicted['token_latency_ms']:.3f}")  # fmt: skip
+            return {
+                "latency_ms": values["token_latency_ms"], "hit_rate": values["hit_rate"],
+                "memory_gib": values["fast_memory_gib"], "moved_mib": values["moved_mib"],
+                "predicted_ms": predicted["token_latency_ms"], "predicted_hit_rate": predicted["hit_rate"],
+                "facts": dict(problem.facts), "config": config_row(plan),
+            }  # fmt: skip
+
         for number in range(rounds):
             for name, plan in plans.items():
-                if (self.name, budget, name, number) in self.done:
-                    continue
-                values = measurement(real.run(plan), real.trace, real.work.expert.inter).values()
-                predicted = simulate(profiled.trace, plan, profiled.costs).metrics()
-                row = {
-                    "trace": self.name, "budget": budget, "name": name, "round": number,
-                    "latency_ms": values["token_latency_ms"], "hit_rate": values["hit_rate"],
-                    "memory_gib": values["fast_memory_gib"], "moved_mib": values["moved_mib"],
-                    "predicted_ms": predicted["token_latency_ms"], "predicted_hit_rate": predicted["hit_rate"],
-                    "facts": dict(problem.facts), "config": config_row(plan),
-                }  # fmt: skip
-                with self.rows.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-                self.done.add((self.name, budget, name, number))
-                say(f"{self.name} {budget:.0%} round {number} {name}: {row['latency_ms']:.3f} ms, predicted "
-                    f"{row['predicted_ms']:.3f}")  # fmt: skip
+                of = {"trace": self.name, "budget": budget, "name": name, "round": number}
+                self.rows.row(of, partial(measured, name, plan, number))
 
 
 def config_row(plan: CachePlan) -> dict[str, Any]:
