@@ -61,6 +61,7 @@ def test_runs_are_compared_kept_and_correct_later_searches(run: Run, machine: Pa
     other = run("validate", "moe-cache", "--runs", 5, "--calibration", 2, "--set", f"trace={trace}")
     assert other.code == 2
     assert "choose another study name" in other.err
+    assert "{'runs': 4}, not {'runs': 5}" in other.err  # what differs, and nothing else
 
     # A search on this machine uses the correction, and says so; it can be left out.
     assert Path(report["correction_file"]).parent == machine

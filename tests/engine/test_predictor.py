@@ -11,7 +11,7 @@ import pytest
 
 import autotune
 from autotune import STRATEGIES, PredictorWarning, Problem, Study, UsageError
-from autotune.loop import open_study
+from autotune.opening import open_study
 from autotune.space import Config
 from tests.engine.informed import Informed, away, line
 
