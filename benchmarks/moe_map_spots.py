@@ -1,6 +1,6 @@
 """Spot checks of the map of moe-cache: cells that are run for real, beside what the profiled evaluator predicts for them.
 
-python benchmarks/moe_map_spots.py [--first N] [--rounds 3] [--tier auto] [--scratch DIR] [--rows FILE.jsonl]
+python benchmarks/moe_map_spots.py [--first N] [--rounds 3] [--tier auto] [--scratch DIR] [--link-mib-s N] [--rows FILE.jsonl]
 
 Needs a quiet machine, and two cores on ram<-disk: one computes, one reads. Every cell is a made-up trace and a small model of
 the map's shape, through the domain as a user calls it. The ratio of loading to computing is set by the cached positions that
@@ -122,7 +122,7 @@ SPOTS = (
 )
 
 
-def context_for(spot: Spot, folder: Path, tier: str, scratch: Path | None) -> int:
+def context_for(spot: Spot, folder: Path, tier: str, scratch: Path | None, link_mib_s: float | None) -> int:
     """Cached positions at which this machine takes `spot.ratio` times as long to load a token as to compute it.
 
     Attention's time is measured at `FEWEST` and `MORE` positions and taken to lie on a line through them, up to `MOST`.
@@ -133,7 +133,7 @@ def context_for(spot: Spot, folder: Path, tier: str, scratch: Path | None) -> in
     shapes = [shape for work in works for shape in work.shapes]
     profile = load_or_measure(pair, shapes, scratch=scratch, progress=lambda step: say(f"measuring {step.what}"))
     sizes = np.full(model.n_layers, model.expert_bytes())
-    few, many = (costs_of(profile, work, sizes, 1) for work in works)
+    few, many = (costs_of(profile, work, sizes, 1).held_to(link_mib_s) for work in works)
     loading = float(few.transfer_ms(sizes).mean())
     wanted = model.top_k * (loading / spot.ratio - float(few.expert_ms[0, 1]))
     low, high = float(few.dense_ms[0, 1]), float(many.dense_ms[0, 1])
@@ -295,22 +295,30 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="runs of every plan that count; one more warms up")
     parser.add_argument("--tier", choices=["auto", "ram<-disk", "gpu<-host"], default="auto", help="memory tiers")
     parser.add_argument("--scratch", type=Path, help="folder on the disk to use; the cache folder if left out")
+    parser.add_argument(
+        "--link-mib-s", type=float, help="hold the link to so many MiB/s, against a disk of changing speed"
+    )
     parser.add_argument("--rows", type=Path, help="keep every cell's numbers here, one JSON object a line")
     arguments = parser.parse_args()
     if arguments.first < 1 or arguments.rounds < 1:
         parser.error("--first and --rounds must be at least 1")
     begin = time.perf_counter()
-    options = {"tier": arguments.tier} | ({"scratch": str(arguments.scratch)} if arguments.scratch else {})
-    known, rows = Rows(arguments.rows, ("number", "rounds")), []
+    given = {"tier": arguments.tier, "scratch": arguments.scratch, "link_mib_s": arguments.link_mib_s}
+    options = {
+        name: value if name == "link_mib_s" else str(value) for name, value in given.items() if value is not None
+    }
+    known, rows = Rows(arguments.rows, ("number", "rounds", "link_mib_s")), []
 
     def measured(spot: Spot) -> Row:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            context = context_for(spot, folder, arguments.tier, arguments.scratch)
+            context = context_for(spot, folder, arguments.tier, arguments.scratch, arguments.link_mib_s)
             return run_spot(spot, folder, arguments.rounds, options, context)
 
     for number, spot in enumerate(SPOTS[: arguments.first], start=1):
-        row = known.row({"number": number, "rounds": arguments.rounds}, partial(measured, spot))
+        row = known.row(
+            {"number": number, "rounds": arguments.rounds, "link_mib_s": arguments.link_mib_s}, partial(measured, spot)
+        )
         rows.append(row)
         latency = {plan: round(statistics.median(ms), 2) for plan, ms in row["real_ms"].items()}
         say(f"{number}: {spot.grid.name}, ratio {row['ratio']:.2f}, ms per token {latency}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +158,25 @@ def test_a_fully_resident_model_moves_nothing_after_the_first_use(tier: DiskTier
     run = LayerStack(trace, WORK, tier, FastMemory(bytes_needed(LAYOUT, plan, N, K), "cpu")).run(plan)
     distinct = len({(layer, e) for layer in range(L) for e in trace.experts[:, layer].ravel().tolist()})
     assert int(run.counters.moved.sum()) == distinct * LAYOUT.stride
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_the_link_goes_on_with_the_next_layer_while_this_one_uses_what_was_prefetched(
+    tier: DiskTier, depth: int
+) -> None:
+    trace, plan = routing(), plan_for([N] * L, [0.5] * L, "lru", depth)
+    plan = replace(plan, predictor="oracle")
+    stack = LayerStack(trace, WORK, tier, FastMemory(bytes_needed(LAYOUT, plan, N, K), "cpu"))
+
+    def slow(x: Tensor) -> Tensor:  # long enough for a token's experts, so that no prefetch comes too late to begin
+        time.sleep(0.02)
+        return x
+
+    stack._dense = [slow]
+    run = stack.run(plan)
+    # Every layer but the first, whose router nothing foresees, finds all rests of its experts prefetched.
+    wanted = (L - 1) * K * trace.decode_tokens
+    assert run.counters.started[DECODE] == run.counters.used[DECODE] == wanted
 
 
 def real(folder: Path, **changed: Any) -> Real:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -117,7 +116,6 @@ class _Load:
     keep: bool
     transfer: Transfer | None = None
     slot: Buffer | None = None
-    prefetched: bool = False
 
 
 def needed(layout: ExpertLayout, plan: CachePlan, top_k: int) -> tuple[tuple[int, ...], int]:
@@ -159,7 +157,8 @@ class OffloadedExperts:
         self._caches = caches
         top_rows, staging = needed(tier.layout, plan, top_k)
         self._segments = Segments(memory, tier.layout, caches.slots.tolist(), top_rows, staging)
-        # The layer at work finds room whatever was fetched ahead: prefetches leave it a token's experts.
+        # Staging buffers that prefetches may still take. They leave a token's experts to the layer at work, to which those that
+        # it uses belong from the moment that its router is known: the link goes on with the next layer's while it computes.
         self._prefetchable = plan.prefetch_depth * top_k
         self.phase = 0
         self._foreseen: set[tuple[int, int]] = set()  # layers and experts that prefetches were queued for in this pass
@@ -172,7 +171,7 @@ class OffloadedExperts:
                 assert slot is not None
                 if slot.nbytes.numel():
                     tier.read(layer, expert, 0, [slot.nbytes])
-        self.link = Link(tier, self._begin_prefetch, partial(self._give_back, prefetched=True), link_bytes_s)
+        self.link = Link(tier, self._can_prefetch, self._begin_prefetch, self._take_back, link_bytes_s)
 
     def close(self) -> None:
         """End the threads."""
@@ -190,10 +189,14 @@ class OffloadedExperts:
         if queue:
             self.link.prefetch(queue)
 
+    def _can_prefetch(self) -> bool:
+        """Called by the link, under its lock: whether there is room for a prefetch."""
+        return self._prefetchable > 0 and bool(self._segments.staging)
+
     def _begin_prefetch(self, layer: int, expert: int) -> Transfer | None:
-        """Called by the link, under its lock, when a prefetch's turn comes; None where there is nothing to do or no room."""
+        """Called by the link, under its lock, when a prefetch's turn comes; None where there is nothing to fetch."""
         first = self._segments.top_rows[layer] if self._caches.holds(layer, expert) else 0
-        if first == self._layout.inter or self._prefetchable == 0:
+        if first == self._layout.inter:
             return None
         self._prefetchable -= 1
         transfer = self._transfer(layer, expert, first, None, self._segments.staging.pop())
@@ -235,13 +238,30 @@ class OffloadedExperts:
         if ordered:
             self.link.demand(ordered)
 
-    def _give_back(self, transfer: Transfer, *, prefetched: bool) -> None:
-        """A transfer's staging buffer, to whoever needs it next."""
+    def _adopt(self, batch: Batch, brought: dict[int, Transfer]) -> dict[int, Transfer]:
+        """Of what was prefetched for a layer, what it uses; that is no prefetch any more, and the rest is let go."""
+        present = {int(e) for e in batch.experts}
         with self.link.lock:
-            if transfer.buffer is not None:
-                self._mark(transfer.buffer)
-                self._segments.staging.append(transfer.buffer)
-            self._prefetchable += prefetched
+            used = {expert: transfer for expert, transfer in brought.items() if expert in present}
+            self._prefetchable += len(used)
+            for expert in brought.keys() - used.keys():
+                self.link.discard(brought[expert])
+            self.link.lock.notify()
+        return used
+
+    def _give_back(self, transfer: Transfer) -> None:
+        """A transfer's staging buffer, to whoever needs it next."""
+        if transfer.buffer is None:
+            return
+        with self.link.lock:
+            self._mark(transfer.buffer)
+            self._segments.staging.append(transfer.buffer)
+            self.link.lock.notify()
+
+    def _take_back(self, transfer: Transfer) -> None:
+        """Called by the link, under its lock: the buffer of a prefetch that nothing used."""
+        self._prefetchable += 1
+        self._give_back(transfer)
 
     def _mark(self, buffer: Buffer) -> None:
         if self._cuda:
@@ -262,14 +282,15 @@ class OffloadedExperts:
             ahead: layers and experts to prefetch, or what tells them; asked when this layer's own demand is on the link.
         """
         brought = self.link.router_known(layer)
-        on_its_way = np.fromiter((int(e) in brought for e in batch.experts), np.bool_, len(batch.experts))
+        used = self._adopt(batch, brought)
+        on_its_way = np.fromiter((int(e) in used for e in batch.experts), np.bool_, len(batch.experts))
         found = self._caches.look_up(layer, batch.experts, batch.tokens, on_its_way, self._threshold, batch.next_use)
-        self._count(layer, batch, found, brought)
+        self._count(layer, found, brought, used)
         present = {int(e) for e in batch.experts}
         for expert in found.evicted:
             if expert not in present:
                 self._segments.release(layer, expert)
-        arrived, late = self._loads(layer, batch, found, brought)
+        arrived, late = self._loads(layer, batch, found, used)
         self._order(layer, late)
         self.prefetch(ahead() if callable(ahead) else ahead)
 
@@ -279,28 +300,24 @@ class OffloadedExperts:
         for load in arrived:
             self._finish(layer, out, hidden, batch, load)
         for number, load in enumerate(late):
+            if late[-1].transfer is None:  # there was no room for all
+                self._order(layer, late[number:])
             self._wait(layer, load)
             self._finish(layer, out, hidden, batch, load)
-            if late[-1].transfer is None:  # there was no room for all
-                self._order(layer, late[number + 1 :])
-        for expert, transfer in brought.items():
-            if expert not in present:
-                self.link.discard(transfer)
         self._add_from_cpu(layer, out, on_cpu)
         return out
 
-    def _count(self, layer: int, batch: Batch, found: LookUp, brought: dict[int, Transfer]) -> None:
+    def _count(self, layer: int, found: LookUp, brought: dict[int, Transfer], used: dict[int, Transfer]) -> None:
         counters, phase = self.counters, self.phase
         counters.lookups[phase, layer] += len(found.hit)
         counters.hits[phase, layer] += int(found.hit.sum())
         counters.cpu_runs[phase, layer] += int(found.on_cpu.sum())
         if brought:
-            used = set(brought) & {int(e) for e in batch.experts}
             counters.used[phase] += len(used)
             counters.wasted[phase] += sum(t.nbytes for e, t in brought.items() if e not in used)
 
     def _loads(
-        self, layer: int, batch: Batch, found: LookUp, brought: dict[int, Transfer]
+        self, layer: int, batch: Batch, found: LookUp, used: dict[int, Transfer]
     ) -> tuple[list[_Load], list[_Load]]:
         """What was fetched ahead, and what has not arrived: the prefetch that may be under way, then demands in order."""
         arrived: list[_Load] = []
@@ -311,11 +328,10 @@ class OffloadedExperts:
             first = top if found.hit[index] else 0
             if found.on_cpu[index] or first == self._layout.inter:
                 continue
-            load = _Load(index, expert, first, bool(found.kept[index] and not found.hit[index]), brought.get(expert))
+            load = _Load(index, expert, first, bool(found.kept[index] and not found.hit[index]), used.get(expert))
             if load.transfer is None:
                 demanded.append(load)
             else:
-                load.prefetched = True
                 (arrived if load.transfer.arrived else under_way).append(load)
         return arrived, under_way + demanded
 
@@ -357,7 +373,7 @@ class OffloadedExperts:
             if load.keep and load.slot is None:
                 with self.link.lock:
                     transfer.buffer = self._segments.promote(layer, load.expert, transfer.buffer)
-        self._give_back(transfer, prefetched=load.prefetched)
+        self._give_back(transfer)
 
     def _add(self, out: Tensor, hidden: Tensor, batch: Batch, index: int, rows: Tensor) -> None:
         """Add what these rows of an expert make of its tokens."""

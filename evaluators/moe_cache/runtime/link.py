@@ -67,26 +67,34 @@ class Transfer:
             raise self.error
 
 
-# What a queued prefetch becomes when its turn comes: a transfer, or None where there is nothing to fetch or no room.
+# What a queued prefetch becomes when its turn comes: a transfer, or None where there is nothing to fetch.
 Begin = Callable[[int, int], Transfer | None]
 
 
 class Link:
     """Serves transfers in the order of demand; prefetches when nothing is demanded.
 
-    A transfer that has begun is finished. A prefetch that has not begun when its layer's router is known is dropped.
+    A transfer that has begun is finished. A prefetch that has not begun when its layer's router is known is dropped; one for
+    which there is no room waits, behind demands.
 
     Args:
         tier: what is read from.
+        room: whether there is room for a prefetch. Whoever makes room notifies `lock`.
         begin: makes a queued prefetch a transfer.
         give_back: takes an unwanted transfer's buffer.
         bytes_s: bytes per second that the link is held to; None lets it be as fast as it is.
     """
 
     def __init__(
-        self, tier: SlowTier, begin: Begin, give_back: Callable[[Transfer], None], bytes_s: float | None = None
+        self,
+        tier: SlowTier,
+        room: Callable[[], bool],
+        begin: Begin,
+        give_back: Callable[[Transfer], None],
+        bytes_s: float | None = None,
     ) -> None:
         self._tier = tier
+        self._room = room
         self._begin = begin
         self._give_back = give_back
         self._bytes_s = bytes_s
@@ -157,22 +165,25 @@ class Link:
     def _next(self) -> Transfer | None:
         """The transfer to make now; None when there is to be no more."""
         with self.lock:
+            made_room = 0.0
             while True:
                 if self._stopped:
                     return None
                 if self._demands:
                     self._running = self._demands.popleft()
                     return self._running
-                if self._prefetches:
+                if self._prefetches and self._room():
                     layer, expert, asked = self._prefetches.popleft()
                     transfer = self._begin(layer, expert)
                     if transfer is None:
                         continue
-                    transfer.asked = asked
+                    transfer.asked = max(asked, made_room)
                     self.begun[layer, expert] = self._running = transfer
                     return transfer
                 self._running = None
+                crowded = bool(self._prefetches)
                 self.lock.wait()
+                made_room = time.perf_counter() if crowded else made_room
 
     def _run(self) -> None:
         free = 0.0
