@@ -65,7 +65,7 @@ class Subject:
 SUBJECTS = {
     "tiny-moe": Subject(None, {}, (0, 1)),
     "granite": Subject("granite.trace.json.gz", {"bits": 16, "scale": 0.125}, decode=32),
-    "qwen": Subject("qwen.route.csv.gz", {"bits": 16, "scale": 0.125}, decode=64),
+    "qwen": Subject("qwen.route.csv.gz", {"bits": 16, "scale": 0.125}, decode=24),
 }
 
 
