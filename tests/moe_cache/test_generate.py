@@ -238,15 +238,18 @@ def test_experts_that_differ_in_size_or_activation_are_refused() -> None:
         OffloadableHuggingFace(other, "gelu")
 
 
+@pytest.mark.parametrize(
+    "broken", range(8, 16)
+)  # reads that are waited for, and prefetches that turn out not to be wanted
 def test_a_disk_that_breaks_in_the_middle_ends_the_run_and_not_the_model(
-    small: Case, monkeypatch: pytest.MonkeyPatch
+    small: Case, monkeypatch: pytest.MonkeyPatch, broken: int
 ) -> None:
     plan = plan_of_slots(small.model.model, [1] * 3, [1.0] * 3, "lru", 1)
     intact, reads = DiskTier.read, []
 
     def breaking(self: DiskTier, *where: Any) -> None:
         reads.append(where)
-        if len(reads) == 10:
+        if len(reads) == broken:
             raise OSError(5, "Input/output error")
         intact(self, *where)
 

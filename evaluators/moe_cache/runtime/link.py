@@ -103,6 +103,7 @@ class Link:
         self.lock = threading.Condition()
         self._stopped = False
         self._running: Transfer | None = None
+        self._broken: BaseException | None = None  # what broke a transfer that nobody waits for
         self.begun: dict[tuple[int, int], Transfer] = {}
         # Bytes of every transfer, and the seconds that it kept the link from others, hand-over included.
         self.log: list[tuple[int, float]] = []
@@ -130,8 +131,14 @@ class Link:
             self.lock.notify()
 
     def router_known(self, layer: int) -> dict[int, Transfer]:
-        """Drop the layer's queued prefetches; those begun, by expert, are the caller's from now on."""
+        """Drop the layer's queued prefetches; those begun, by expert, are the caller's from now on.
+
+        Raises:
+            BaseException: what broke a transfer that turned out not to be wanted.
+        """
         with self.lock:
+            if self._broken is not None:
+                raise self._broken
             if self._prefetches:
                 self._prefetches = deque(item for item in self._prefetches if item[0] != layer)
             found = {expert: self.begun[key] for key in list(self.begun) if key[0] == layer for expert in [key[1]]}
@@ -143,7 +150,7 @@ class Link:
         """Give a prefetch's buffer back without using it, now or when it has arrived."""
         with self.lock:
             if transfer.arrived:
-                self._give_back(transfer)
+                self._let_go(transfer)
             else:
                 transfer.unwanted = True
 
@@ -200,7 +207,11 @@ class Link:
             with self.lock:
                 transfer.end()
                 if transfer.unwanted:
-                    self._give_back(transfer)
+                    self._let_go(transfer)
+
+    def _let_go(self, transfer: Transfer) -> None:
+        self._broken = self._broken or transfer.error
+        self._give_back(transfer)
 
 
 def _sleep_until(due: float) -> None:
