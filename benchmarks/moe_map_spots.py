@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import statistics
 import sys
@@ -302,6 +303,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.first < 1 or arguments.rounds < 1:
         parser.error("--first and --rounds must be at least 1")
+    if arguments.link_mib_s is not None and not 0.0 < arguments.link_mib_s < math.inf:
+        parser.error(f"--link-mib-s is {arguments.link_mib_s:g}; give MiB/s above 0, or leave it out")
     begin = time.perf_counter()
     given = {"tier": arguments.tier, "scratch": arguments.scratch, "link_mib_s": arguments.link_mib_s}
     options = {

@@ -92,7 +92,7 @@ def main() -> None:
             options = {**subject.options, "trace": _trace(subject, given), "tier": given.tier}
             if given.scratch:
                 options["scratch"] = given.scratch
-            if given.link_mib_s:
+            if given.link_mib_s is not None:
                 options["link_mib_s"] = given.link_mib_s
             Bench(name, options, rows).run([float(b) for b in given.budgets.split(",")], given.rounds)
     for line in report(list(rows)):
