@@ -40,11 +40,15 @@ class Constraint:
         function: called with parameters by keyword, or with the whole configuration when its only parameter is `config`.
         name: how messages and `SearchSpace.to_dict` call it; the function's own name by default.
         parameters: which parameters it is called with; read from the signature by default.
+        columns: whether it judges many configurations at once: it is given an array ``(n,)`` for every parameter (``(n,
+            size)`` for a vector; None where inactive) and returns booleans ``(n,)``. Enumerating a large space takes as long
+            as its slowest constraint.
     """
 
     function: Callable[..., Any]
     name: str = ""
     parameters: tuple[str, ...] | None = None
+    columns: bool = False
 
     def __post_init__(self) -> None:
         if not callable(self.function):
@@ -118,6 +122,7 @@ class Rule:
     node: Node | None = None
     function: Callable[..., Any] | None = None
     whole: bool = False
+    columns: bool = False
     exact: bool = False
     relation: Relation | None = None
     _layout: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -148,6 +153,9 @@ class Rule:
         assert self.function is not None
         arguments = self.arguments(row)
         try:
+            if self.columns:
+                several = {name: np.array([arguments.get(name)]) for name in self.names}
+                return bool(self._judged(several, 1)[0])
             return bool(self.function(dict(arguments)) if self.whole else self.function(**arguments))
         except _NO_VALUE:
             raise
@@ -155,6 +163,28 @@ class Rule:
             # Not a UsageError yet: that is a ValueError, which has another meaning on the way up.
             raise _Mistake(
                 f"constraint {self.label}: raised {type(error).__name__}: {error} for {arguments}; correct the function"
+            ) from error
+
+    def _judged(self, several: Mapping[str, Any], n: int) -> Any:
+        """What a function of columns says of ``n`` configurations."""
+        assert self.function is not None
+        found = np.asarray(self.function(dict(several)) if self.whole else self.function(**several))
+        if found.shape != (n,):
+            raise TypeError(f"returned an array of shape {found.shape} for {n} configurations, and not ({n},)")
+        return found.astype(bool)
+
+    def _columns(self, given: Columns) -> Any:
+        shape = np.broadcast_shapes(*(np.shape(given[d]) for d in self.dims))
+        several = {}
+        for name in self.names:
+            parts = [self.space[p].decoded(np.broadcast_to(given[p], shape).ravel()) for p in self._layout[name]]
+            several[name] = parts[0] if self.space[self._layout[name][0]].index is None else np.stack(parts, axis=-1)
+        try:
+            return self._judged(several, math_size(shape)).reshape(shape)
+        except Exception as error:
+            raise UsageError(
+                f"constraint {self.label}: raised {type(error).__name__}: {error} for columns of "
+                f"{math_size(shape)} configurations; correct the function"
             ) from error
 
     def arguments(self, row: Sequence[Number | None]) -> Config:
@@ -175,6 +205,8 @@ class Rule:
             return columns.holds(self.node, given)
         if self.relation is not None:
             return self.relation.mask(given)
+        if self.columns:
+            return self._columns(given)
         shape = np.broadcast_shapes(*(np.shape(given[d]) for d in self.dims))
         flat = [np.broadcast_to(given[d], shape).ravel().tolist() for d in self.dims]
         result = np.empty(math_size(shape), dtype=bool)
@@ -249,7 +281,9 @@ def bind_callable(constraint: Constraint, known: Sequence[str], dimensions: tupl
     names = tuple(known) if arguments is None else arguments
     dims = tuple(sorted(d for name in names for d in layout[name]))
     whole = arguments is None
-    return Rule(constraint.name, names, dims, dimensions, None, constraint.function, whole, _layout=layout)
+    return Rule(
+        constraint.name, names, dims, dimensions, None, constraint.function, whole, constraint.columns, _layout=layout
+    )
 
 
 def bind_table(constraint: TableConstraint, dimensions: tuple[Dimension, ...]) -> Rule:

@@ -122,6 +122,22 @@ class Dimension:
             return self.values[self.codes.index(code)]
         return int(code) if isinstance(self.parameter, Int) else float(code)
 
+    def decoded(self, codes: Array) -> Array:
+        """The values of codes, of the same shape: numbers as numbers, texts and mixed values as objects. With inactive
+        ones among them (NaN) all are objects, and these are None."""
+        codes = np.asarray(codes)
+        if np.isnan(codes).any():
+            some = np.empty(codes.shape, dtype=object)
+            active = ~np.isnan(codes)
+            some[active] = self.decoded(codes[active])
+            return some
+        if self.codes is None or self.values is None or value_type(self.parameter) == "number":
+            return codes.astype(np.int64 if self.integral else np.float64)
+        values = np.empty(len(self.values), dtype=object)
+        values[:] = self.values
+        found: Array = values[self.rank(codes)]
+        return found
+
     def rank(self, codes: Array) -> Array:
         """The place of each code among the values, shape as given; only for finite dimensions."""
         if isinstance(self.parameter, Int):

@@ -192,6 +192,17 @@ class FeasibleTable:
         grids = self._grids
         return self._system.config([None if j < 0 else grids[d][j] for d, j in enumerate(self.indices[i].tolist())])
 
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """The values of every parameter, ``(n,)`` each, ``(n, size)`` for vectors; None where inactive."""
+        found: dict[str, list[npt.NDArray[Any]]] = {}
+        for d, dim in enumerate(self._system.dims):
+            at = self.indices[:, d]
+            values = dim.decoded(dim.grid())
+            column = values[at] if (at >= 0).all() else np.array([*values.tolist(), None], dtype=object)[at]
+            found.setdefault(dim.parameter.name, []).append(column)
+        vectors = {dim.parameter.name for dim in self._system.dims if dim.index is not None}
+        return {name: np.stack(parts, axis=-1) if name in vectors else parts[0] for name, parts in found.items()}
+
     def encoded(self, places: npt.NDArray[np.intp] | None = None) -> npt.NDArray[np.float64]:
         """What `SearchSpace.encode` gives for all configurations, or for those at some places; shape ``(n, d)``."""
         indices = self.indices if places is None else self.indices[places]

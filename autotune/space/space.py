@@ -315,7 +315,8 @@ class SearchSpace:
                     f"constraint {name!r} is a function that is not stored; give callables={{{name!r}: function}}"
                 )
             names = one.get("parameters")
-            constraints.append(Constraint(callables[name], name, None if names is None else tuple(names)))
+            wanted = None if names is None else tuple(names)
+            constraints.append(Constraint(callables[name], name, wanted, columns=bool(one.get("columns", False))))
         parameters = [parameter_from_dict(p) for p in given.get("parameters", [])]
         return cls(parameters, constraints, given.get("anchors", []), max_rows=given.get("max_rows", MAX_ROWS))
 
@@ -351,7 +352,8 @@ def _constraint_dict(constraint: str | Constraint | TableConstraint) -> str | di
     if isinstance(constraint, TableConstraint):
         return constraint.to_dict()
     names = constraint.parameters
-    return {"callable": constraint.name, "parameters": None if names is None else list(names)}
+    kept: dict[str, Any] = {"callable": constraint.name, "parameters": None if names is None else list(names)}
+    return {**kept, "columns": True} if constraint.columns else kept
 
 
 def _elements(parameter: Parameter, value: Any) -> list[Any]:
