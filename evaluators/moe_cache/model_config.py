@@ -2,42 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from autotune.errors import UsageError
+from evaluators.config_files import ConfigFile, read_config
 from evaluators.moe_cache.model_shape import MXFP4_BITS, LatentAttention, ModelShape
 
 _DTYPE_BITS = {"float32": 32.0, "bfloat16": 16.0, "float16": 16.0}
-
-
-class _Config:
-    """The fields of one config.json, with errors that name the file and the field."""
-
-    def __init__(self, path: Path, values: Mapping[str, Any]) -> None:
-        self.path = path
-        self.values = values
-
-    def number(self, *names: str, default: int | None = None) -> int:
-        """The first of these fields that is there, as a whole number; families call the same thing differently."""
-        for name in names:
-            value = self.values.get(name)
-            if value is None:
-                continue
-            if type(value) is not int or value < 0:
-                raise UsageError(f"{self.path}: field {name} is {value!r}; it must be a whole number of at least 0")
-            return value
-        if default is not None:
-            return default
-        raise UsageError(f"{self.path}: field {' or '.join(names)} is missing; give the model's complete config.json")
-
-    def flag(self, name: str, default: bool) -> bool:
-        value = self.values.get(name, default)
-        if not isinstance(value, bool):
-            raise UsageError(f"{self.path}: field {name} is {value!r}; it must be true or false")
-        return value
 
 
 def from_config_json(path: str | Path) -> ModelShape:
@@ -48,28 +21,21 @@ def from_config_json(path: str | Path) -> ModelShape:
     Raises:
         UsageError: when the file cannot be read, is of another family, or lacks a field.
     """
-    given = Path(path)
-    file = given / "config.json" if given.is_dir() else given
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"model config {file} cannot be read ({error.strerror}); give a local config.json") from None
-    except ValueError as error:
-        raise UsageError(f"model config {file} is not JSON ({error}); give the model's config.json") from None
-    family = values.get("model_type") if isinstance(values, dict) else None
-    if not isinstance(family, str) or family not in _FAMILIES:
-        raise UsageError(f"model config {file} has model_type {family!r}; known families: {', '.join(_FAMILIES)}")
-    config = _Config(file, values)
+    config = read_config(path, _FAMILIES)
     expert_bits, dense_bits = _bits(config)
-    fields = {**_common(config), "expert_bits": expert_bits, "dense_bits": dense_bits, **_FAMILIES[family](config)}
+    fields = {
+        **_common(config),
+        "expert_bits": expert_bits,
+        "dense_bits": dense_bits,
+        **_FAMILIES[config.family](config),
+    }
     return ModelShape(**fields)
 
 
-def _common(config: _Config) -> dict[str, Any]:
-    name = config.values.get("_name_or_path") or config.path.resolve().parent.name
+def _common(config: ConfigFile) -> dict[str, Any]:
     hidden, heads = config.number("hidden_size"), config.number("num_attention_heads")
     return {
-        "name": Path(str(name)).name,
+        "name": config.name,
         "n_layers": config.number("num_hidden_layers"),
         "top_k": config.number("num_experts_per_tok"),
         "hidden_size": hidden,
@@ -82,27 +48,27 @@ def _common(config: _Config) -> dict[str, Any]:
     }
 
 
-def _attention_biases(config: _Config, output: bool) -> int:
+def _attention_biases(config: ConfigFile, output: bool) -> int:
     """Biases of query, key and value, and of the output projection where the family has one."""
     shape = _common(config)
     inner = shape["head_dim"] * (shape["n_heads"] + 2 * shape["n_kv_heads"])
     return int(inner + (shape["hidden_size"] if output else 0))
 
 
-def _mixtral(config: _Config) -> dict[str, Any]:
+def _mixtral(config: ConfigFile) -> dict[str, Any]:
     return {
         "n_experts": config.number("num_local_experts"),
         "expert_intermediate_size": config.number("intermediate_size"),
     }
 
 
-def _granite(config: _Config) -> dict[str, Any]:
+def _granite(config: ConfigFile) -> dict[str, Any]:
     bias = _attention_biases(config, output=True) if config.flag("attention_bias", False) else 0
     # transformers ties this family's embeddings unless the file says otherwise.
     return {**_mixtral(config), "attention_extra": bias, "tied_embeddings": config.flag("tie_word_embeddings", True)}
 
 
-def _olmoe(config: _Config) -> dict[str, Any]:
+def _olmoe(config: ConfigFile) -> dict[str, Any]:
     shape = _common(config)
     norms = shape["head_dim"] * (shape["n_heads"] + shape["n_kv_heads"])
     bias = _attention_biases(config, output=True) if config.flag("attention_bias", False) else 0
@@ -113,7 +79,7 @@ def _olmoe(config: _Config) -> dict[str, Any]:
     }
 
 
-def _sparse_qwen(config: _Config) -> dict[str, Any]:
+def _sparse_qwen(config: ConfigFile) -> dict[str, Any]:
     layers = config.number("num_hidden_layers")
     step = max(1, config.number("decoder_sparse_step", default=1))
     plain = config.values.get("mlp_only_layers") or []
@@ -127,7 +93,7 @@ def _sparse_qwen(config: _Config) -> dict[str, Any]:
     }
 
 
-def _qwen2(config: _Config) -> dict[str, Any]:
+def _qwen2(config: ConfigFile) -> dict[str, Any]:
     return {
         **_sparse_qwen(config),
         "attention_extra": _attention_biases(config, output=False) if config.flag("qkv_bias", True) else 0,
@@ -137,12 +103,12 @@ def _qwen2(config: _Config) -> dict[str, Any]:
     }
 
 
-def _qwen3(config: _Config) -> dict[str, Any]:
+def _qwen3(config: ConfigFile) -> dict[str, Any]:
     bias = _attention_biases(config, output=True) if config.flag("attention_bias", False) else 0
     return {**_sparse_qwen(config), "attention_extra": 2 * _common(config)["head_dim"] + bias}
 
 
-def _deepseek(config: _Config) -> dict[str, Any]:
+def _deepseek(config: ConfigFile) -> dict[str, Any]:
     layers = config.number("num_hidden_layers")
     dense = tuple(range(min(layers, config.number("first_k_dense_replace", default=0))))
     width = config.number("moe_intermediate_size")
@@ -163,7 +129,7 @@ def _deepseek(config: _Config) -> dict[str, Any]:
     }
 
 
-def _gpt_oss(config: _Config) -> dict[str, Any]:
+def _gpt_oss(config: ConfigFile) -> dict[str, Any]:
     bias = _attention_biases(config, output=True) if config.flag("attention_bias", True) else 0
     return {
         **_mixtral(config),
@@ -173,7 +139,7 @@ def _gpt_oss(config: _Config) -> dict[str, Any]:
     }
 
 
-_FAMILIES: Mapping[str, Callable[[_Config], dict[str, Any]]] = {
+_FAMILIES: Mapping[str, Callable[[ConfigFile], dict[str, Any]]] = {
     "mixtral": _mixtral,
     "qwen2_moe": _qwen2,
     "qwen3_moe": _qwen3,
@@ -185,7 +151,7 @@ _FAMILIES: Mapping[str, Callable[[_Config], dict[str, Any]]] = {
 }
 
 
-def _bits(config: _Config) -> tuple[float, float]:
+def _bits(config: ConfigFile) -> tuple[float, float]:
     """Bits per weight of the experts and of the rest."""
     dtype = config.values.get("dtype") or config.values.get("torch_dtype") or "bfloat16"
     if dtype not in _DTYPE_BITS:
