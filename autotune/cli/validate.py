@@ -40,6 +40,8 @@ _EXAMPLES = """
   autotune validate moe-cache --set trace=my.moetrace.npz --runs 60 --plot agreement.html
 
   autotune validate moe-cache --calibration 0    (predictions as they are; nothing is corrected)
+
+  autotune validate training-layout --data measured/ --calibrate 0.1    (beside tables of runs that others measured)
 """
 
 
@@ -75,6 +77,16 @@ def validate(
     plot: Annotated[
         str | None, typer.Option("--plot", metavar="FILE.html", help="A picture of predictions beside measurements.")
     ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", metavar="DIR", help="Compare with the tables of measurements in a folder; nothing is run."
+        ),
+    ] = None,
+    calibrate: Annotated[
+        float,
+        typer.Option("--calibrate", help="With --data: share of each table's rows that calibrate and do not judge."),
+    ] = 0.0,
     json_: JsonOption = False,
 ) -> None:
     """Compare a domain's predictions with real runs, and correct them by a few of these.
@@ -82,6 +94,12 @@ def validate(
     Of each metric: the mean absolute percentage error (mape), the mean signed one (bias), and Spearman's rank correlation.
     The runs that correct are not among those that judge.
     """
+    if data is not None:
+        given_too = {"--plot": plot is not None, "--study": study is not None, "--set": bool(set_)}
+        _compare(domain, data, calibrate, seed, json_, [name for name, given in given_too.items() if given])
+        return
+    if calibrate:
+        raise UsageError("--calibrate is for tables; give --data DIR too, or --calibration N for runs on this machine")
     if plot is not None:
         _check_plot(Path(plot))
     given = settings(set_ or [])
@@ -118,6 +136,33 @@ def validate(
         print_json(report.to_dict())
     else:
         _print(report, storage, plot)
+
+
+def _compare(domain: str, folder: Path, calibrate: float, seed: int, json_: bool, unused: Sequence[str]) -> None:
+    """Predictions beside tables of measurements."""
+    if unused:
+        raise UsageError(f"{unused[0]} has no meaning with --data, which runs nothing; leave one of them out")
+    with held():
+        from autotune.comparison import compare  # noqa: PLC0415
+
+    found = compare(domain, folder, calibrate=calibrate, seed=seed)
+    if json_:
+        print_json(found.to_dict())
+        return
+    rows = [
+        [table_, group, f"{s.answered} of {s.rows}", _share(s.median_ape_uncalibrated), _rank(s.spearman_uncalibrated),
+         _share(s.median_ape_calibrated), _rank(s.spearman_calibrated)]
+        for (table_, group), s in [*found.groups.items(), (("all tables", ""), found.overall)]
+    ]  # fmt: skip
+    columns = ["table", "group", "rows", "median error", "spearman", "calibrated: median error", "spearman"]
+    console.print(table(None, columns, rows, right=columns[2:]))
+    console.print(
+        f"calibrated by {found.calibrating} other rows (seed {seed})" if found.calibrating else "not calibrated"
+    )
+    for name, value in found.facts.items():
+        console.print(f"  {name}: {value}", soft_wrap=True)
+    for row in found.unanswered:
+        console.print(f"  no answer: {row.table}, line {row.line}: {row.reason}", soft_wrap=True)
 
 
 def _check_plot(path: Path) -> None:
