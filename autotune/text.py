@@ -33,7 +33,8 @@ def _digits(value: float) -> str:
 
 def percent(gain: float | None) -> str:
     """A relative gain with its sign, ``+12.3 %``."""
-    return NOTHING if gain is None else f"{gain * 100:+.1f} %"
+    # Adding zero makes of a negative zero a positive one.
+    return NOTHING if gain is None else f"{round(gain * 100, 1) + 0.0:+.1f} %"
 
 
 def age(then: dt.datetime | None, now: dt.datetime) -> str:

@@ -3,19 +3,72 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.text import Text
 
 from autotune.cli.common import command_line, differences, heading, table
+from autotune.errors import UsageError
+from autotune.explaining import Section
 from autotune.objective import Objective
 from autotune.predictors import Agreement, Calibration
 from autotune.result import Outcome, Result
+from autotune.study import Study
 from autotune.text import NOTHING, listing, number, percent, plural, value_text
 
 _METRICS_SHOWN = 5
+
+
+def told(result: Result, sections: Sequence[Section]) -> dict[str, Any]:
+    """A result as JSON-able values: with what its domain tells of it, and the commands that export its configuration."""
+    study = result.study
+    return {
+        **result.to_dict(),
+        "explanation": {part.name: part.data for part in sections} or None,
+        "exports": {name: _export_command(study, name) for name in _formats(study)} or None,
+    }
+
+
+def explained(study: Study, console: Console) -> tuple[Section, ...]:
+    """What the domain tells of the result. A study whose domain is not installed is shown without it."""
+    from autotune.explaining import explain  # noqa: PLC0415 - these verbs should start fast
+
+    try:
+        return explain(study, unicode=console.encoding.lower().startswith("utf"))
+    except UsageError as error:
+        print(f"autotune: the result is not explained: {error}", file=sys.stderr)
+        return ()
+
+
+def print_all(result: Result, sections: Sequence[Section], console: Console) -> None:
+    """Print a result, what its domain tells of it, and how to take its configuration away."""
+    print_result(result, console)
+    for part in sections:
+        console.print(Text.assemble("\n", (part.title, "bold")))
+        for line in part.lines:
+            console.print(Text(line), soft_wrap=True)
+    formats = _formats(result.study) if result.best is not None else []
+    if formats:
+        also = f"  (or {', '.join(formats[1:])})" if len(formats) > 1 else ""
+        console.print(f"\nto run it: {_export_command(result.study, formats[0])}{also}", soft_wrap=True)
+
+
+def _formats(study: Study) -> list[str]:
+    """The domain's formats for one configuration; none where it is not installed."""
+    from autotune.exporting import exporters_of  # noqa: PLC0415
+
+    try:
+        return list(exporters_of(study.record))
+    except UsageError:
+        return []
+
+
+def _export_command(study: Study, format_: str) -> str:
+    return f"{command_line('export', study.name, storage=study.store.url)} --format {format_}"
 
 
 def print_result(result: Result, console: Console) -> None:
@@ -27,7 +80,12 @@ def print_result(result: Result, console: Console) -> None:
     ended = f" · {result.stop_reason}" if result.stop_reason else ""
     console.print(Text.assemble("\nstudy ", (study.name, "bold"), told, ended))
     for name, fact in study.record.options.get("facts", {}).items():
-        console.print(f"  {name}: {fact}", soft_wrap=True)
+        if isinstance(fact, list):
+            console.print(f"  {name}:", soft_wrap=True)
+            for line in fact:
+                console.print(f"    {line}", soft_wrap=True)
+        else:
+            console.print(f"  {name}: {fact}", soft_wrap=True)
     options = study.record.strategy_options
     if options:
         chosen = ", ".join(f"{name} {value_text(value)}" for name, value in options.items())

@@ -297,7 +297,7 @@ def _run(
 ) -> None:
     with held():  # an import that is broken off may go on without its part
         from autotune.cli.live import ProgressView  # noqa: PLC0415
-        from autotune.cli.report import print_result  # noqa: PLC0415
+        from autotune.cli.report import explained, print_all, told  # noqa: PLC0415
         from autotune.loop import search as run_search  # noqa: PLC0415
 
     # With --json standard output belongs to the JSON object alone.
@@ -319,10 +319,11 @@ def _run(
         again = shlex.join([*program(), *typed])
         print(f"\nautotune: interrupted; every finished trial is kept. Go on with: {again}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
+    sections = explained(result.study, console)
     if json_:
-        print_json(result.to_dict())
+        print_json(told(result, sections))
     else:
-        print_result(result, console)
+        print_all(result, sections, console)
         console.print(f"\nsee it again: {command_line('show', study, storage=storage)}", soft_wrap=True)
         console.print(f"in a browser: {command_line('dashboard', storage=storage)}", soft_wrap=True)
     if result.best is None and not result.pareto:

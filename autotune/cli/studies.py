@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,7 +14,6 @@ from autotune.errors import SearchFailedError, UsageError
 from autotune.text import age, number, percent, value_text
 
 if TYPE_CHECKING:
-    from autotune.explaining import Section
     from autotune.store import StudyRecord, TrialRecord
     from autotune.study import Study
 
@@ -50,30 +48,15 @@ def open_for_reading(name: str | None, storage: str) -> Study:
 
 def show(study: StudyArgument = None, storage: StorageOption = DEFAULT_STORAGE, json_: JsonOption = False) -> None:
     """Show a study's result: the best configuration beside the default and the baselines."""
-    from autotune.cli.report import print_result  # noqa: PLC0415
+    from autotune.cli.report import explained, print_all, told  # noqa: PLC0415
     from autotune.result import Result  # noqa: PLC0415
 
     result = Result.of(open_for_reading(study, storage))
-    sections = _explained(result.study)
+    sections = explained(result.study, console)
     if json_:
-        print_json({**result.to_dict(), "explanation": {part.name: part.data for part in sections} or None})
+        print_json(told(result, sections))
         return
-    print_result(result, console)
-    for part in sections:
-        console.print(Text.assemble("\n", (part.title, "bold")))
-        for line in part.lines:
-            console.print(Text(line), soft_wrap=True)
-
-
-def _explained(study: Study) -> tuple[Section, ...]:
-    """What the domain tells of the result. A study whose domain is not installed is shown without it."""
-    from autotune.explaining import explain  # noqa: PLC0415
-
-    try:
-        return explain(study, unicode=console.encoding.lower().startswith("utf"))
-    except UsageError as error:
-        print(f"autotune: the result is not explained: {error}", file=sys.stderr)
-        return ()
+    print_all(result, sections, console)
 
 
 def best(study: StudyArgument = None, storage: StorageOption = DEFAULT_STORAGE, json_: JsonOption = False) -> None:
