@@ -1,0 +1,1 @@
+"""Short training runs of a layout with PyTorch's own parallelism, launched by torchrun."""
