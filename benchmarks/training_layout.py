@@ -123,10 +123,10 @@ def _predicted(run: MeasuredRun) -> float:
 
 
 def search(data: Path) -> Iterator[str]:
-    """The predicted gain over the default, and over what was run, for every job of the tables."""
-    jobs: dict[tuple[str, str, int, int, int, str], MeasuredRun] = {}
+    """The predicted gain over the default, and over what was run, for every model and GPU count: of the fastest run's job."""
+    jobs: dict[tuple[str, str, int], MeasuredRun] = {}
     for run in read_runs(data / "training_throughput"):
-        key = (run.model, run.gpu, run.gpus, run.sequence, run.global_batch, run.kind)
+        key = (run.model, run.gpu, run.gpus)
         if key not in jobs or run.tokens_s > jobs[key].tokens_s:
             jobs[key] = run
     yield (
@@ -135,7 +135,8 @@ def search(data: Path) -> Iterator[str]:
     )
     yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     gains = []
-    for (model, device, gpus, sequence, batch, kind), run in jobs.items():
+    for (model, device, gpus), run in jobs.items():
+        sequence, batch, kind = run.sequence, run.global_batch, run.kind
         try:
             job = _job(model, device, gpus, sequence, batch, kind)
             theirs = predict(run).tokens_s
@@ -205,7 +206,7 @@ def real(kernels: Path) -> Iterator[str]:
     here = times.tables.device == "cuda"
     model = preset("llama3-8b").of_layers(8) if here else preset("mpt-125m").of_layers(4)
     settings = {"precision": "bf16" if here else "fp32", "shard_within": "cluster"}
-    gpus, sequence, batch = (1, 4096, 8) if here else (2, 256, 8)
+    gpus, sequence, batch = (1, 4096, 8) if here else (2, 128, 4)
     job = Job(model, Cluster(device, gpus, times), sequence, batch, chosen(settings, device))
     yield f"{model.name}, {batch} sequences of {sequence} tokens a step, {gpus} x {times.source}"
     yield ""
@@ -239,10 +240,10 @@ def _real_layouts(job: Job) -> list[Config]:
     assert table is not None
     found = []
     for config in map(table.config, range(len(table))):
-        plain = (config["micro_batch"], config["zero"], config["recompute"], config["interleave"])
-        usual = (2, 1 if config["tp"] * config["pp"] < job.gpus else 0, "none", 1)
-        different = sum(a != b for a, b in zip(plain, usual, strict=True))
-        if config["cp"] == 1 and different <= 1 and config["micro_batch"] <= job.global_batch:
+        plain = (config["micro_batch"], config["zero"], config["recompute"])
+        usual = (2, 1 if config["tp"] * config["pp"] < job.gpus else 0, "none")
+        known = config["cp"] == config["interleave"] == 1 and config["recompute"] in ("none", "selective", "full")
+        if known and sum(a != b for a, b in zip(plain, usual, strict=True)) <= 1:
             found.append(config)
     return found
 

@@ -17,7 +17,8 @@ from autotune.domain import Problem
 from autotune.errors import UsageError
 from autotune.explaining import Section
 from autotune.exporting import Exporter
-from autotune.space import Config, SearchSpace
+from autotune.space import Config
+from autotune.space.feasible import FeasibleTable
 from autotune.store.records import TrialRecord
 from autotune.strategies.fixed_point import Vector
 from evaluators.training_layout.choices import CHOICES, chosen
@@ -28,7 +29,7 @@ from evaluators.training_layout.exporters import Subject, exporters
 from evaluators.training_layout.goodput import Reliability
 from evaluators.training_layout.gpus import GPUS, Gpu, gpu
 from evaluators.training_layout.job import HOST_GIB, USABLE, Job
-from evaluators.training_layout.knobs import default_of, space_of
+from evaluators.training_layout.knobs import default_of, layouts_of, space_of
 from evaluators.training_layout.lengths import Lengths
 from evaluators.training_layout.machine import EAGER, FUSED
 from evaluators.training_layout.model_file import from_config_json
@@ -171,7 +172,7 @@ class TrainingLayout:
         space = space_of(job)
         default = default_of(job)
         evaluator = Profiled(job, EAGER if options.stack == "eager" else FUSED, reliability)
-        solver = LayoutSolver(space, evaluator)
+        solver = LayoutSolver(evaluator)
         return Problem(
             space=space,
             objectives=("maximize tokens_per_s_gpu",),
@@ -215,17 +216,17 @@ class LayoutSolver:
     The model couples nothing that a family leaves open, so that the first iterate is its solution.
     """
 
-    def __init__(self, space: SearchSpace, evaluator: Profiled) -> None:
-        self._space = space
+    def __init__(self, evaluator: Profiled) -> None:
         self._evaluator = evaluator
+
+    @cached_property
+    def _table(self) -> FeasibleTable:
+        return layouts_of(self._evaluator.job)
 
     @cached_property
     def scored(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Columns of all layouts, and ``(n,)`` their tokens per second of a GPU."""
-        table = self._space.enumerate()
-        if table is None:
-            raise UsageError("the layouts are too many to list; give fewer GPUs or a smaller global_batch")
-        columns = table.columns()
+        columns = self._table.columns()
         return columns, self._evaluator.of_columns(columns)["tokens_per_s_gpu"]
 
     @property
@@ -250,10 +251,8 @@ class LayoutSolver:
         return np.zeros(1)
 
     def apply(self, start: str, coupling: Vector) -> tuple[Vector, Config, float]:
-        table = self._space.enumerate()
-        assert table is not None
         row = self._best[start]
-        return coupling, table.config(row), -float(self.scored[1][row])
+        return coupling, self._table.config(row), -float(self.scored[1][row])
 
     def refine(self, start: str, config: Config) -> tuple[Config, float]:
         return config, -float(self._evaluator.predict([config])["tokens_per_s_gpu"][0])

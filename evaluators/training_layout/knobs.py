@@ -11,6 +11,7 @@ import numpy as np
 
 from autotune.errors import UsageError
 from autotune.space import Categorical, Config, Constraint, Ordinal, SearchSpace
+from autotune.space.feasible import FeasibleTable
 from evaluators.training_layout.choices import knobs, shard_levels
 from evaluators.training_layout.job import RECOMPUTATIONS, Job
 from evaluators.training_layout.layouts import Bools
@@ -42,6 +43,22 @@ def space_of(job: Job, *, fitting: bool = True) -> SearchSpace:
     if fitting:
         rules.append(Constraint(memory, "memory", columns=True))
     return SearchSpace(parameters_of(job), rules)
+
+
+def layouts_of(job: Job, *, fitting: bool = True) -> FeasibleTable:
+    """All configurations of the space of a job.
+
+    Raises:
+        UsageError: when they are too many to list.
+    """
+    table = space_of(job, fitting=fitting).enumerate()
+    if table is None:
+        several = [name for name, values in job.settings.items() if len(values) > 1]
+        raise UsageError(
+            f"the layouts of {job.model.name} on {job.gpus} GPUs are too many to list; give fewer values of "
+            f"{', '.join(several) or 'global_batch'}"
+        )
+    return table
 
 
 def parameters_of(job: Job) -> list[Ordinal | Categorical]:
@@ -142,8 +159,8 @@ def default_of(job: Job) -> Config:
     Raises:
         UsageError: when nothing fits; the message says what would.
     """
-    table = space_of(job).enumerate()
-    if table is None or not len(table):
+    table = layouts_of(job)
+    if not len(table):
         raise UsageError(nothing_fits(job))
     columns = table.columns()
     usual = np.zeros(len(table), dtype=np.int64)
@@ -175,9 +192,9 @@ def _rule_of_thumb(columns: Mapping[str, Any], unusual: Any) -> int:
 
 def nothing_fits(job: Job) -> str:
     """Why a job has no layouts, in a sentence that says what would change it."""
-    table = space_of(job, fitting=False).enumerate()
+    table = layouts_of(job, fitting=False)
     of = f"{job.model.name} on {job.gpus} x {job.cluster.gpu.name}"
-    if table is None or not len(table):
+    if not len(table):
         return (
             f"no layout of {of} exists: a global_batch of {job.global_batch} sequences cannot be shared out evenly over its "
             f"data-parallel copies; give a multiple of {job.gpus}, or a number of GPUs that its {job.model.n_heads} heads and "
@@ -193,8 +210,8 @@ def nothing_fits(job: Job) -> str:
 
 def _leanest(job: Job) -> float:
     """Bytes of a GPU that the leanest layout needs, of those that the host's memory allows if there are any."""
-    table = space_of(job, fitting=False).enumerate()
-    if table is None or not len(table):
+    table = layouts_of(job, fitting=False)
+    if not len(table):
         return math.inf
     gpu, host = job.needed(table.columns())
     allowed = host <= job.host_bytes

@@ -65,6 +65,7 @@ def test_no_page_with_python_is_forgotten() -> None:
         "docs/command-tuning.md",
         "docs/strategies.md",
         "docs/traces.md",
+        "docs/training-layout.md",
     }
 
 
@@ -86,6 +87,12 @@ def test_traces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("run.route.csv.gz").write_bytes(gzip.compress(ROUTES.encode()))
     executed(shown("docs/traces.md", "python"))
     assert Path("first.moetrace.npz").is_file()
+
+
+def test_training_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = executed(shown("docs/training-layout.md", "python"))["result"]
+    assert str(result.best.config) in capsys.readouterr().out
 
 
 def test_a_command_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
