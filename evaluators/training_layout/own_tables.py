@@ -30,6 +30,7 @@ _COMMAND = "autotune kernels"
 _AS = {"fp8-block": "fp8", "mxfp8": "fp8"}
 # Starting processes takes some ten seconds, all sizes of all collectives among eight GPUs some more.
 _COLLECTIVES_LIMIT_S = 900.0
+_KERNELS_LIMIT_S = 3600.0  # a minute on a machine whose every core is another's thread, and more on slow ones
 _MOST_ON_CPUS = 8  # processes of collectives on CPUs; a process for each of more cores measures the scheduler
 _SMALLEST, _LARGEST = 12, 27  # bytes of collectives, as powers of 2: from the latency's to the bandwidth's
 
@@ -44,7 +45,7 @@ class OwnTables(BaseModel):
         format, version: what file this is.
         device: `cpu` or `cuda`.
         name: of the GPU or the processor.
-        processes: among which the machine's processors were shared out: kernels had the threads of one of them.
+        processes: among which the machine's processors were shared out, all of them measuring at once.
         environment: see `autotune.hardware.Environment`.
         gemm: by number format, ``(m, n, k, seconds)`` of products ``m x k`` by ``k x n``.
         attention_kind: number format of attention.
@@ -225,12 +226,13 @@ def measure(
         raise UsageError("device cuda is absent: PyTorch sees no GPU here; measure with --device cpu")
     environment = current_environment()
     cores = len(os.sched_getaffinity(0))
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(max(1, cores // processes))
+    if device == "cpu" and processes > 1:
+        # All at once: they share memory and, where cores have two threads each, the cores.
+        report(f"products, attention and memory by {processes} processes at once")
+        told = {"device": device, "quick": quick}
+        found = launch(kernels.__name__, told, processes, _KERNELS_LIMIT_S, max(1, cores // processes))
+    else:
         found = kernels.measure(device, quick, report)
-    finally:
-        torch.set_num_threads(threads)
     together = torch.cuda.device_count() if device == "cuda" else min(_MOST_ON_CPUS, max(2, cores))
     collectives = {}
     if together > 1:

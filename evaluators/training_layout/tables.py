@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autotune.errors import UsageError
-from evaluators.training_layout.gpus import Gpu
+from evaluators.training_layout.gpus import GPUS, Gpu
 from evaluators.training_layout.grids import Grid
 from evaluators.training_layout.layouts import Floats
 
@@ -84,11 +84,16 @@ class AttentionShape:
 
 
 class PeakTimes:
-    """From a GPU's data sheet, at the share of it that kernels are known to reach."""
+    """From a GPU's data sheet, at the share of it that kernels are known to reach.
 
-    def __init__(self, gpu: Gpu) -> None:
+    Args:
+        why: nothing measured is used, for people.
+    """
+
+    def __init__(self, gpu: Gpu, why: str = "") -> None:
         self._gpu = gpu
-        self.source = f"peak figures of {gpu.name} ({gpu.source}); nothing measured"
+        reason = f": {why}" if why else ""
+        self.source = f"peak figures of {gpu.name} ({gpu.source}); nothing measured{reason}"
 
     def gemm_s(self, m: npt.ArrayLike, n: npt.ArrayLike, k: npt.ArrayLike, kind: str) -> Floats:
         flops = 2.0 * np.asarray(m, np.float64) * np.asarray(n, np.float64) * np.asarray(k, np.float64)
@@ -164,11 +169,15 @@ def kernel_times(gpu: Gpu, *, measured: bool = True) -> TableTimes | PeakTimes:
     Args:
         measured: whether tables are wanted at all.
     """
-    if measured and gpu.tables is not None:
-        found = find_spec(PACKAGE)
-        if found is not None and found.submodule_search_locations:
-            return TableTimes(gpu, Path(next(iter(found.submodule_search_locations))) / "systems")
-    return PeakTimes(gpu)
+    if not measured:
+        return PeakTimes(gpu)
+    if gpu.tables is None:
+        known = ", ".join(name for name, one in GPUS.items() if one.tables is not None)
+        return PeakTimes(gpu, f"there are tables of {known}; measure one of yours with autotune kernels")
+    found = find_spec(PACKAGE)
+    if found is None or not found.submodule_search_locations:
+        return PeakTimes(gpu, f"its tables are in {PACKAGE.replace('_', '-')}; {_WAY_OUT}")
+    return TableTimes(gpu, Path(next(iter(found.submodule_search_locations))) / "systems")
 
 
 def peak_flops(gpu: Gpu, kind: str) -> float:

@@ -56,7 +56,7 @@ def test_this_machine_is_measured_and_read_back(run: Run, tmp_path: Path) -> Non
     told = run("kernels", "--quick", "--device", "cpu", "--processes", 2, "--out", path, "--json")
     assert told.code == 0, told.err
     assert told.json["formats"] == ["fp32"]
-    for step in ("products in fp32", "attention in fp32", "memory", "collectives"):
+    for step in ("products, attention and memory by 2 processes at once", "collectives"):
         assert f"measuring {step}" in told.err
     times: KernelTimes = OwnTimes.read(path)
     tables = OwnTables.read(path)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from autotune.hardware.compute import cuda_events
+from evaluators.training_layout.real.process import serve
 
 # Calls of a sample are so many that it takes this long: launches and clocks are microseconds.
 _SAMPLE_S = 2e-3
@@ -150,3 +151,7 @@ def _sample(call: Callable[[], Any], calls: int, device: str) -> float:
     for _ in range(calls):
         call()
     return (time.perf_counter() - began) / calls
+
+
+if __name__ == "__main__":
+    serve(lambda told: measure(told["device"], told["quick"], lambda _: None))

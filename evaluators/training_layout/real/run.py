@@ -152,7 +152,7 @@ def layout_refusal(run: Run) -> str | None:
         ),
         (
             run.microbatches >= run.pp,
-            f"{run.microbatches} micro-batches are fewer than the pp={run.pp} stages, which PyTorch's schedules refuse; use a "
+            f"micro-batches are {run.microbatches}, fewer than the pp={run.pp} stages, which PyTorch's schedules refuse; use a "
             "smaller pp or micro_batch",
         ),
         (
