@@ -52,7 +52,8 @@ def utilisation(
     transfer = _gbit(parameters, bits) / fragments / np.asarray(gbit_s, dtype=np.float64)
     exposed = fragments * np.maximum(0.0, transfer - exchange.value * step)
     work = np.asarray(local_steps, dtype=np.float64) * step
-    return work / (work + exposed)
+    found: Floats = work / (work + exposed)
+    return found
 
 
 def data_parallel_utilisation(
