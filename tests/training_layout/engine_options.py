@@ -23,7 +23,7 @@ MEGATRON: Mapping[str, Kind] = {
     "qk-pos-emb-head-dim": int, "v-head-dim": int,
     "num-experts": int, "moe-router-topk": int, "moe-ffn-hidden-size": int, "moe-grouped-gemm": bool,
     "moe-router-pre-softmax": bool, "moe-token-dispatcher-type": ("allgather", "alltoall", "flex"),
-    "moe-shared-expert-intermediate-size": int, "moe-layer-freq": re.compile(r"\(\[0\]\*\d+\+\[1\]\*\d+\)"),
+    "moe-shared-expert-intermediate-size": int, "moe-layer-freq": re.compile(r"\(\[0(,1)?\]\*\d+(\+\[1\]\*\d+)?\)"),
     "is-hybrid-model": bool, "mamba-num-heads": int, "mamba-head-dim": int, "mamba-num-groups": int, "mamba-state-dim": int,
     "seq-length": int, "micro-batch-size": int, "global-batch-size": int,
     "tensor-model-parallel-size": int, "pipeline-model-parallel-size": int, "context-parallel-size": int,

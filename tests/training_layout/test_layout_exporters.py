@@ -229,8 +229,10 @@ def test_megatron_builds_the_model_itself(name: str) -> None:
     if model.n_experts:
         assert matrices * int(found["hidden-size"]) * int(found["moe-ffn-hidden-size"]) == model.expert_parameters
     if "moe-layer-freq" in found:
-        dense, experts = re.findall(r"\*(\d+)", found["moe-layer-freq"])
-        assert (int(dense), int(experts)) == (model.dense_layers, model.expert_layers)
+        pieces = re.findall(r"\[([01,]+)\]\*(\d+)", found["moe-layer-freq"])
+        order = "".join(kinds.replace(",", "") * int(times) for kinds, times in pieces)
+        assert (order.count("0"), order.count("1")) == (model.dense_layers, model.expert_layers)
+        assert order.startswith("0101" if "maverick" in model.name else "01" if order.count("0") == 1 else "00")
     assert ("untie-embeddings-and-output-weights" in found) != model.tied
 
 

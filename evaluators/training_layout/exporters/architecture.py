@@ -99,9 +99,15 @@ def _experts(model: TransformerShape) -> list[str]:
         found.append(f"--moe-shared-expert-intermediate-size={model.shared_ffn}")
     dense = model.n_layers - model.expert_layers
     if dense and model.mamba is None:
-        # The models that mix them begin with the dense layers (DeepSeek-V2, arXiv:2405.04434, section 3.1.2).
-        found.append(f"--moe-layer-freq=([0]*{dense}+[1]*{model.expert_layers})")
+        found.append(f"--moe-layer-freq={layer_order(model)}")
     return found
+
+
+def layer_order(model: TransformerShape) -> str:
+    """Which layers have experts, as a list of 0 and 1: every other one where there are as many dense ones (Llama 4 Maverick),
+    else those behind the dense ones (DeepSeek-V2, arXiv:2405.04434, section 3.1.2)."""
+    dense = model.n_layers - model.expert_layers
+    return f"([0,1]*{dense})" if dense == model.expert_layers else f"([0]*{dense}+[1]*{model.expert_layers})"
 
 
 def architecture_limits(model: TransformerShape, sequence: int) -> list[str]:
