@@ -24,10 +24,11 @@ _METRICS_SHOWN = 5
 
 
 def told(result: Result, sections: Sequence[Section]) -> dict[str, Any]:
-    """A result as JSON-able values: with what its domain tells of it, and the commands that export its configuration."""
+    """A result as JSON-able values: with what it rests on, what its domain tells of it, and the commands that export it."""
     study = result.study
     return {
         **result.to_dict(),
+        "facts": study.record.options.get("facts") or None,
         "explanation": {part.name: part.data for part in sections} or None,
         "exports": {name: _export_command(study, name) for name in _formats(study)} or None,
     }

@@ -17,7 +17,10 @@ from evaluators.training_layout.knobs import default_of, space_of
 from evaluators.training_layout.presets import preset
 from evaluators.training_layout.profiled import GIB, Profiled
 from evaluators.training_layout.tables import kernel_times
+from tests.cli.conftest import Run, run
 from tests.training_layout.jobs import job
+
+__all__ = ["run"]  # a fixture
 
 
 @pytest.mark.parametrize(("model", "gpus"), [("llama3-8b", 16), ("mixtral-8x7b", 32), ("nemotron-3-nano", 8)])
@@ -144,3 +147,40 @@ def test_a_config_json_is_read_like_the_preset_of_the_same_model(tmp_path: Path)
     from evaluators.training_layout.model_file import from_config_json
 
     assert from_config_json(tmp_path).total_parameters == preset("llama3-70b").total_parameters
+
+
+def test_the_command_answers_with_all_that_a_reader_asks(run: Run) -> None:
+    arguments = (
+        "search",
+        "training-layout",
+        "--set",
+        "model=llama3-8b",
+        "--set",
+        "gpus=16",
+        "--trials",
+        4,
+        "--set",
+        "kernels=peak",
+    )
+    told = run(*arguments, "--json", "--study", "one")
+    assert told.code == 0, told.err
+    found = told.json
+    assert found["gain"] >= 0.0
+    assert any("are layouts that exist" in line for line in found["facts"]["pruned"])
+    assert any("divides 16 GPUs" in line for line in found["facts"]["pruned"])
+    assert any("memory of a GPU" in line for line in found["facts"]["pruned"])
+    for part, total in (("time", "step_s"), ("memory", "memory_gib")):
+        for label in ("best", "default"):
+            assert sum(found["explanation"][part][label].values()) == pytest.approx(found[label]["metrics"][total])
+    assert set(found["exports"]) == {"megatron", "deepspeed", "torchtitan", "megatron-bridge"}
+    text = run(*arguments, "--study", "two").out
+    for piece in (
+        "pruned:",
+        "time of a step, s",
+        "memory of a GPU, GiB",
+        "gain over default",
+        "to run it: ",
+        "--format megatron",
+    ):
+        assert piece in text
+    assert run("export", "one", "--format", "torchtitan").code == 0
