@@ -46,4 +46,14 @@ def unexpressed(chosen: Chosen, local_steps: bool = True) -> list[str]:
         found.append(
             f"gradient_slices={chosen['gradient_slices']}: FSMoE (arXiv:2501.10714) reduces them in gaps of its pipeline"
         )
+    if chosen.get("length_groups", "static") == "dynamic":
+        found.append(
+            "length_groups=dynamic: ByteScale (arXiv:2502.21231) groups GPUs by the lengths of documents; written with the "
+            f"same cp={chosen['cp']} for all"
+        )
+    if int(chosen.get("redundancy", 0)) > 0:
+        found.append(
+            f"redundancy={chosen['redundancy']}: gradient coding (Tandon et al., ICML 2017) repeats the work of stragglers; "
+            "written without"
+        )
     return found
