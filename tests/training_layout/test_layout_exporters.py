@@ -59,7 +59,8 @@ CASES: Mapping[str, Case] = {
     "small moments": ("llama3-8b", 16, {"optimizer": "adam8bit"}),
     "papers": (
         "mixtral-8x7b", 16,
-        {"overlap": "t3", "sparsity": 0.9, "local_steps": 50, "moe_pipeline": 4, "gradient_slices": 2, "length_groups": "dynamic", "redundancy": 1, "ep": 8, "etp": 1},
+        {"overlap": "t3", "sparsity": 0.9, "local_steps": 50, "moe_pipeline": 4, "gradient_slices": 2,
+         "length_groups": "dynamic", "redundancy": 1, "ep": 8, "etp": 1},
     ),
 }  # fmt: skip
 by_case = pytest.mark.parametrize("case", CASES)
