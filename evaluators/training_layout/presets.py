@@ -166,7 +166,12 @@ _MODELS = (
 
 PRESETS: Mapping[str, TransformerShape] = MappingProxyType({model.name: model for model in _MODELS})
 # As other projects spell some of them.
-_ALIASES = {"llama318b": "llama3-8b", "llama3170b": "llama3-70b", "llama31405b": "llama3-405b"}
+_ALIASES = {
+    "llama318b": "llama3-8b",
+    "llama3170b": "llama3-70b",
+    "llama31405b": "llama3-405b",
+    "llama3370b": "llama3-70b",
+}
 _PLAIN = {re.sub(r"[^a-z0-9]", "", name): name for name in PRESETS}
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autotune.errors import UsageError
+from evaluators.training_layout.gpus import GPUS
 from evaluators.training_layout.layouts import Recompute
 
 _Row = Mapping[str, str]
@@ -30,7 +31,6 @@ _KINDS = {
     "mxfp8": "mxfp8",
     "nvfp4": "fp4",
 }
-_FOUNDRY_GPUS = {"a10080gb": "a100", "a10040gb": "a100-40gb", "h10080gb": "h100"}
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _micro_batch(batch: int, copies: int) -> int:
 
 
 def _foundry(path: Path, line: int, row: _Row) -> Iterator[MeasuredRun]:
-    gpu = _plain(row["GPU"])
+    gpu = _gpu(row["GPU"])
     gpus = _whole(path, line, row, "# GPUs")
     micro = _whole(path, line, row, "MicroBatchSize")
     strategy = row.get("Sharding Strategy", "FULL_SHARD").upper()
@@ -154,9 +154,9 @@ def _foundry(path: Path, line: int, row: _Row) -> Iterator[MeasuredRun]:
     yield MeasuredRun(
         table=path.name,
         line=line,
-        group=_FOUNDRY_GPUS.get(gpu, gpu),
+        group=gpu,
         model=f"mpt-{row['Model']}",
-        gpu=_FOUNDRY_GPUS.get(gpu, gpu),
+        gpu=gpu,
         gpus=gpus,
         sequence=_whole(path, line, row, "SeqLen (T)"),
         global_batch=gpus * micro * _whole(path, line, row, "GradAccum"),
@@ -179,7 +179,7 @@ def _bridge(path: Path, line: int, row: _Row) -> Iterator[MeasuredRun]:
     section, system = row.get("model_section", ""), row["System"]
     if section.lower().startswith("system"):
         system, section = section.partition(":")[2], row.get("Model", "")
-    gpu = _plain(system).removeprefix("dgx")
+    gpu = _gpu(system)
     for which in (0, 1)[: 1 + twice]:
         cells = {name: _either(text, which) for name, text in row.items() if isinstance(text, str)}
         if "(" not in row["Tokens / sec / GPU"] and which:
@@ -210,6 +210,13 @@ def _bridge(path: Path, line: int, row: _Row) -> Iterator[MeasuredRun]:
             stack="megatron-bridge",
             release=row.get("release", ""),
         )
+
+
+def _gpu(text: str) -> str:
+    """The known GPU that a table's name begins with (``DGX-H100``, ``a100_80gb``, ``GB200 NVL72``), else that name."""
+    plain = re.sub(r"^(nvidia|dgx|hgx)+", "", _plain(text))
+    known = [name for name in GPUS if plain.startswith(_plain(name))]
+    return max(known, key=len) if known else plain
 
 
 def _checkpointed(text: str) -> Recompute:

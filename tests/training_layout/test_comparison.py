@@ -123,6 +123,16 @@ def test_a_second_number_in_brackets_is_a_second_run(tmp_path: Path) -> None:
     assert (one.kind, one.tp, one.tokens_s, two.kind, two.tp, two.tokens_s) == ("bf16", 1, 100.0, "fp8", 2, 150.0)
 
 
+@pytest.mark.parametrize(
+    ("named", "gpu"),
+    [("DGX-GB200 NVL72", "gb200"), ("NVIDIA HGX H200 141GB", "h200"), ("A100 40GB", "a100-40gb"), ("TPU v5", "tpuv5")],
+)
+def test_gpus_are_known_however_tables_name_them(tmp_path: Path, named: str, gpu: str) -> None:
+    path = made(tmp_path / "data") / "made.csv"
+    path.write_text(path.read_text().replace("DGX-H100", named))
+    assert {(run.gpu, run.group) for run in read_runs(path.parent)} == {(gpu, gpu)}
+
+
 def test_the_papers_tables_are_read(data: Path) -> None:
     runs = {(run.table, run.model, run.recompute): run for run in read_runs(data / "published_tables")}
     assert len(runs) == 11
