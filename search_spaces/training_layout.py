@@ -170,9 +170,9 @@ class TrainingLayout:
         """
         job, reliability = _job(options), _reliability(options)
         space = space_of(job)
-        default = default_of(job)
+        default = default_of(job, space)
         evaluator = Profiled(job, EAGER if options.stack == "eager" else FUSED, reliability)
-        solver = LayoutSolver(evaluator)
+        solver = LayoutSolver(evaluator, layouts_of(job, space))
         return Problem(
             space=space,
             objectives=("maximize tokens_per_s_gpu",),
@@ -216,12 +216,9 @@ class LayoutSolver:
     The model couples nothing that a family leaves open, so that the first iterate is its solution.
     """
 
-    def __init__(self, evaluator: Profiled) -> None:
+    def __init__(self, evaluator: Profiled, layouts: FeasibleTable) -> None:
         self._evaluator = evaluator
-
-    @cached_property
-    def _table(self) -> FeasibleTable:
-        return layouts_of(self._evaluator.job)
+        self._table = layouts
 
     @cached_property
     def scored(self) -> tuple[dict[str, np.ndarray], np.ndarray]:

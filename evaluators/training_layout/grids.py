@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from evaluators.training_layout.layouts import Floats
 
@@ -23,6 +24,17 @@ class Grid:
         inside = [np.clip(np.log(v), low, high) for v, low, high in zip(at, self._low, self._high, strict=True)]
         found: Floats = np.exp(self._at(np.stack(inside, axis=-1)))
         return found
+
+
+def transfer_s(sizes: Floats, seconds: Floats, nbytes: npt.ArrayLike) -> Floats:
+    """Seconds of so many bytes, interpolated between measured sizes on logarithmic axes; beyond the largest at its rate.
+
+    Args:
+        sizes, seconds: ``(n,)``, ascending.
+    """
+    asked = np.maximum(np.asarray(nbytes, dtype=np.float64), 1.0)
+    inside = np.exp(np.interp(np.log(asked), np.log(sizes), np.log(seconds)))
+    return np.where(asked > sizes[-1], asked * (seconds[-1] / sizes[-1]), inside)
 
 
 def grid_of(points: Floats, rates: Floats) -> Grid:

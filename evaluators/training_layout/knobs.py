@@ -45,13 +45,16 @@ def space_of(job: Job, *, fitting: bool = True) -> SearchSpace:
     return SearchSpace(parameters_of(job), rules)
 
 
-def layouts_of(job: Job, *, fitting: bool = True) -> FeasibleTable:
-    """All configurations of the space of a job.
+def layouts_of(job: Job, space: SearchSpace | None = None) -> FeasibleTable:
+    """All configurations of a space of a job.
+
+    Args:
+        space: which may have been listed already; `space_of` if None.
 
     Raises:
         UsageError: when they are too many to list.
     """
-    table = space_of(job, fitting=fitting).enumerate()
+    table = (space_of(job) if space is None else space).enumerate()
     if table is None:
         several = [name for name, values in job.settings.items() if len(values) > 1]
         raise UsageError(
@@ -151,15 +154,18 @@ def _distinct(job: Job, columns: Mapping[str, Any]) -> Bools:
     return kept
 
 
-def default_of(job: Job) -> Config:
+def default_of(job: Job, space: SearchSpace | None = None) -> Config:
     """Megatron-LM's rule of thumb (docs of Megatron Core, parallelism guide; arXiv:2104.04473, section 5, takeaways 1 to 3): as
     little model parallelism as fits, tensor parallelism first, up to a node, then pipelines; micro-batches of one; states
     spread over the data-parallel GPUs; experts over as many GPUs as can be. Settings have their first values.
 
+    Args:
+        space: see `layouts_of`.
+
     Raises:
         UsageError: when nothing fits; the message says what would.
     """
-    table = layouts_of(job)
+    table = layouts_of(job, space)
     if not len(table):
         raise UsageError(nothing_fits(job))
     columns = table.columns()
@@ -192,7 +198,7 @@ def _rule_of_thumb(columns: Mapping[str, Any], unusual: Any) -> int:
 
 def nothing_fits(job: Job) -> str:
     """Why a job has no layouts, in a sentence that says what would change it."""
-    table = layouts_of(job, fitting=False)
+    table = layouts_of(job, space_of(job, fitting=False))
     of = f"{job.model.name} on {job.gpus} x {job.cluster.gpu.name}"
     if not len(table):
         return (
@@ -210,7 +216,7 @@ def nothing_fits(job: Job) -> str:
 
 def _leanest(job: Job) -> float:
     """Bytes of a GPU that the leanest layout needs, of those that the host's memory allows if there are any."""
-    table = layouts_of(job, fitting=False)
+    table = layouts_of(job, space_of(job, fitting=False))
     if not len(table):
         return math.inf
     gpu, host = job.needed(table.columns())

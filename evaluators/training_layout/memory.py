@@ -84,10 +84,9 @@ def memory(model: TransformerShape, layouts: Layouts, batch: Batch) -> Memory:
 def _of_stage(model: TransformerShape, layouts: Layouts, batch: Batch, stage: Ints) -> Memory:
     lay = layouts
     dense, experts = stage_parameters(model, lay, stage)
-    dense_spread, expert_spread = lay.replicas, lay.expert_replicas
 
     def held(per_parameter: Floats, shards: Ints) -> Floats:
-        return per_parameter * (dense / np.minimum(shards, dense_spread) + experts / np.minimum(shards, expert_spread))
+        return per_parameter * spread_parameters(lay, dense, experts, shards)
 
     layers = model.n_layers / lay.pp
     # Two blocks, the one at work and the next, are whole where weights are spread.
@@ -128,6 +127,12 @@ def stage_parameters(model: TransformerShape, layouts: Layouts, stage: Ints) -> 
     ends += np.where(stage == lay.pp - 1, head, 0.0) / lay.tp
     dense = (split / lay.tp + alike) / lay.pp + ends
     return dense, model.routed_parameters / (lay.ep * lay.etp * lay.pp)
+
+
+def spread_parameters(layouts: Layouts, dense: Floats, experts: Floats, shards: Ints) -> Floats:
+    """``(n,)`` parameters of a GPU when those that `stage_parameters` counts are spread over so many data-parallel GPUs, or
+    over as many as hold the same."""
+    return dense / np.minimum(shards, layouts.replicas) + experts / np.minimum(shards, layouts.expert_replicas)
 
 
 def microbatches_in_flight(layouts: Layouts, stage: Ints) -> Floats:

@@ -21,13 +21,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from autotune.errors import UsageError
 from autotune.hardware import current_environment
-from evaluators.training_layout.grids import Grid, grid_of
+from evaluators.training_layout.grids import Grid, grid_of, transfer_s
 from evaluators.training_layout.layouts import Floats
-from evaluators.training_layout.tables import COLLECTIVES, AttentionShape, bus_bytes
+from evaluators.training_layout.tables import COLLECTIVES, SAME_UNITS, AttentionShape, bus_bytes
 
 _COMMAND = "autotune kernels"
-# Formats that are the same to the matrix units of a GPU and differ in their scales.
-_AS = {"fp8-block": "fp8", "mxfp8": "fp8"}
 # Starting processes takes some ten seconds, all sizes of all collectives among eight GPUs some more.
 _COLLECTIVES_LIMIT_S = 900.0
 _KERNELS_LIMIT_S = 3600.0  # a minute on a machine whose every core is another's thread, and more on slow ones
@@ -148,7 +146,7 @@ class OwnTimes:
         Raises:
             UsageError: for a number format that was not measured.
         """
-        rates = self._products.get(_AS.get(kind, kind))
+        rates = self._products.get(SAME_UNITS.get(kind, kind))
         if rates is None:
             raise UsageError(
                 f"products in {kind} were not measured on {self.tables.name}; measured were: {', '.join(self.kinds)}; use one "
@@ -179,10 +177,9 @@ class OwnTimes:
         nearest = min(by_size, key=lambda known: abs(np.log2(known) - np.log2(gpus)))
         sizes, seconds = np.array(sorted(by_size[nearest]), dtype=np.float64).T
         seconds = np.maximum.accumulate(seconds)  # more bytes never take less
-        asked = np.maximum(np.asarray(nbytes, dtype=np.float64), 1.0)
-        inside = np.exp(np.interp(np.log(asked), np.log(sizes), np.log(seconds)))
-        found = np.where(asked > sizes[-1], asked * (seconds[-1] / sizes[-1]), inside)
-        return found * float(bus_bytes(operation, gpus, 1.0) / bus_bytes(operation, nearest, 1.0))
+        return transfer_s(sizes, seconds, nbytes) * float(
+            bus_bytes(operation, gpus, 1.0) / bus_bytes(operation, nearest, 1.0)
+        )
 
     @cached_property
     def _products(self) -> dict[str, Grid]:

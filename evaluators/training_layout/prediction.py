@@ -9,6 +9,7 @@ import numpy as np
 from autotune.errors import UsageError
 from evaluators.training_layout.cluster import Cluster
 from evaluators.training_layout.gpus import gpu
+from evaluators.training_layout.job import USABLE
 from evaluators.training_layout.layouts import Layouts, Recompute
 from evaluators.training_layout.machine import EAGER, FUSED, Machine
 from evaluators.training_layout.memory import Batch, memory
@@ -17,8 +18,6 @@ from evaluators.training_layout.rows import MeasuredRun
 from evaluators.training_layout.step import step_time
 from evaluators.training_layout.tables import kernel_times
 
-# What the driver, libraries and fragments of freed memory take of a GPU's.
-_USABLE = 0.95
 # From the least on.
 _SHARES = np.arange(1, 9) / 8
 _RECOMPUTATIONS = {
@@ -80,7 +79,7 @@ def predict(run: MeasuredRun, machine: Machine | None = None, *, measured: bool 
     }
     if run.recompute is None:
         tried = Layouts.of(**common, **_RECOMPUTATIONS)
-        fits = memory(model, tried, batch).total <= _USABLE * device.memory_bytes
+        fits = memory(model, tried, batch).total <= USABLE * device.memory_bytes
         chosen = int(np.argmax(fits)) if fits.any() else len(fits) - 1
         layouts = tried.take(np.array([chosen]))
     else:

@@ -7,7 +7,7 @@ import re
 
 from autotune.space import SearchSpace
 from evaluators.training_layout.job import Job
-from evaluators.training_layout.knobs import layouts_of, parameters_of, rules_of
+from evaluators.training_layout.knobs import layouts_of, parameters_of, rules_of, space_of
 
 GIB = 2**30
 
@@ -15,7 +15,7 @@ GIB = 2**30
 def pruned(job: Job) -> list[str]:
     """Sentences for people: how many combinations there are, which rule refuses how many by itself, how many exist, and how
     many of those memory refuses."""
-    table = layouts_of(job, fitting=False)
+    table = layouts_of(job, space_of(job, fitting=False))
     found = []
     combinations = math.prod(parameter.n_values for parameter in parameters_of(job))
     found.append(f"{combinations:,} combinations of the knobs' values, of which {len(table):,} are layouts that exist")

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from evaluators.training_layout.cluster import Cluster
 from evaluators.training_layout.layouts import Floats, Ints, Layouts
 from evaluators.training_layout.machine import Machine
-from evaluators.training_layout.memory import stage_parameters
+from evaluators.training_layout.memory import spread_parameters, stage_parameters
 from evaluators.training_layout.shape import TransformerShape
 
 _OPTIMIZER_READS = 2.5  # times that Adam's states, gradients and weights cross the memory
@@ -101,8 +101,7 @@ def optimizer_s(model: TransformerShape, lay: Layouts, cluster: Cluster, backwar
         backward: seconds of a backward pass, beside which an offloaded optimizer may work.
     """
     dense, experts = stage_parameters(model, lay, np.zeros_like(lay.pp))
-    shards = lay.optimizer_shards
-    held = dense / np.minimum(shards, lay.replicas) + experts / np.minimum(shards, lay.expert_replicas)
+    held = spread_parameters(lay, dense, experts, lay.optimizer_shards)
     nbytes = lay.optimizer_bytes + lay.gradient_bytes + lay.weight_bytes
     here = _OPTIMIZER_READS * nbytes / (machine.memory_share * cluster.gpu.memory_bytes_s)
     there = np.maximum(

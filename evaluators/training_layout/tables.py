@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from autotune.errors import UsageError
 from evaluators.training_layout.gpus import GPUS, Gpu
-from evaluators.training_layout.grids import Grid
+from evaluators.training_layout.grids import Grid, grid_of, transfer_s
 from evaluators.training_layout.layouts import Floats
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ _GEMM_TYPES: Mapping[str, tuple[str, ...]] = {
     "fp4": ("nvfp4",),
     "fp32": (),
 }
+# Formats that are the same to the matrix units of a GPU and differ in their scales.
+SAME_UNITS: Mapping[str, str] = {"fp8-block": "fp8", "mxfp8": "fp8"}
 COLLECTIVES = ("all_gather", "reduce_scatter", "all_reduce", "alltoall")
 
 # What kernels reach of peak figures where nothing was measured: a share of the peak for products large in every dimension, and
@@ -157,10 +159,7 @@ class TableTimes:
         if curve is None:
             self._lacking.add(f"{operation} in a node")
             return self._peak.node_collective_s(operation, gpus, nbytes)
-        sizes, seconds = curve
-        asked = np.maximum(np.asarray(nbytes, dtype=np.float64), 1.0)
-        inside = np.exp(np.interp(np.log(asked), np.log(sizes), np.log(seconds)))
-        return np.where(asked > sizes[-1], asked * (seconds[-1] / sizes[-1]), inside)
+        return transfer_s(*curve, nbytes)
 
 
 def kernel_times(gpu: Gpu, *, measured: bool = True) -> TableTimes | PeakTimes:
@@ -186,7 +185,7 @@ def peak_flops(gpu: Gpu, kind: str) -> float:
     Raises:
         UsageError: for one that the GPU does not compute in.
     """
-    name = {"fp8-block": "fp8", "mxfp8": "fp8"}.get(kind, kind)
+    name = SAME_UNITS.get(kind, kind)
     if name not in gpu.flops:
         raise UsageError(f"{gpu.name} does not compute in {kind}; it does in: {', '.join(gpu.flops)}")
     return gpu.flops[name]
@@ -261,13 +260,7 @@ def _collective_curve(folder: Path, operation: str, gpus: int) -> tuple[Floats, 
 
 def _grid(rows: pd.DataFrame, axes: Sequence[str], rates: pd.Series[float]) -> Grid:
     keyed = rates.groupby([rows[name] for name in axes]).median()
-    levels = [np.sort(rows[name].unique()) for name in axes]
-    full = np.full([len(level) for level in levels], np.nan)
-    at = tuple(
-        np.searchsorted(level, keyed.index.get_level_values(name)) for name, level in zip(axes, levels, strict=True)
-    )
-    full[at] = keyed.to_numpy()
-    return Grid([level.astype(np.float64) for level in levels], full)
+    return grid_of(np.array(keyed.index.to_list(), dtype=np.float64), np.asarray(keyed, dtype=np.float64))
 
 
 @lru_cache(maxsize=64)
