@@ -12,6 +12,7 @@ from autotune.strategies.base import Capabilities, History, Settings, Source, St
 from autotune.strategies.bo import BayesianOptimisation, TreesAlone
 from autotune.strategies.exhaustive import Exhaustive
 from autotune.strategies.fixed_point import FixedPoint, FixedPointMap
+from autotune.strategies.greedy import Greedy, RuleOfThumb
 from autotune.strategies.local import LocalSearch
 from autotune.strategies.optuna_samplers import OPTUNA_STRATEGIES, OptunaStrategy
 
@@ -23,6 +24,7 @@ __all__ = [
     "Capabilities",
     "FixedPointMap",
     "History",
+    "RuleOfThumb",
     "Settings",
     "Source",
     "Strategy",
@@ -37,6 +39,7 @@ _ALL: tuple[type[Strategy], ...] = (
     TreesAlone,
     Exhaustive,
     FixedPoint,
+    Greedy,
     LocalSearch,
     *OPTUNA_STRATEGIES,
 )
