@@ -27,6 +27,8 @@ from autotune.loop import Progress, search, search_iter
 from autotune.measurement import Failure, FailureKind, Measurement, Metric, Protocol
 from autotune.objective import Objective, OutcomeConstraint
 from autotune.predictors import Predictor, PredictorWarning
+from autotune.pruning import PRUNERS
+from autotune.reports import Pruned, Report
 from autotune.result import Result
 from autotune.space import Bool, Categorical, Constraint, Float, Int, Ordinal, SearchSpace
 from autotune.store import Store
@@ -37,6 +39,7 @@ from autotune.trial import Trial
 __version__ = "0.1.0"
 
 __all__ = [
+    "PRUNERS",
     "STRATEGIES",
     "AutotuneError",
     "Bool",
@@ -65,6 +68,8 @@ __all__ = [
     "Problem",
     "Progress",
     "Protocol",
+    "Pruned",
+    "Report",
     "Result",
     "SearchFailedError",
     "SearchSpace",

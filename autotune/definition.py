@@ -11,6 +11,7 @@ from autotune.equipment import Equipment
 from autotune.errors import UsageError
 from autotune.goals import Goals
 from autotune.objective import Objective, OutcomeConstraint, parse_constraints, parse_objectives
+from autotune.pruning import Declared, Pruning
 from autotune.space import Config, SearchSpace
 from autotune.store.models import NAME_LENGTH
 from autotune.store.records import DEFAULT_LABEL
@@ -41,6 +42,7 @@ class Definition:
     equipment: Equipment
     fidelities: tuple[str, ...] = ()
     costs: Mapping[str, float] = field(default_factory=dict)
+    pruning: Pruning = field(default_factory=Pruning)
 
     @classmethod
     def check(
@@ -61,6 +63,9 @@ class Definition:
         domain_map: Any = None,
         fidelities: Sequence[str] = (),
         costs: Mapping[str, float] | None = None,
+        pruner: str | None = None,
+        pruner_options: Mapping[str, Any] | None = None,
+        declared: Declared | None = None,
     ) -> Definition:
         """Check everything that can be wrong with a study, that its strategy can handle it included.
 
@@ -93,6 +98,7 @@ class Definition:
             equipment=equipment,
             fidelities=names,
             costs=_costs(costs or {}, names),
+            pruning=Pruning.check(goals, pruner, mapping("pruner_options", pruner_options or {}), declared),
         )
         definition.strategy(definition.task)
         return definition

@@ -43,6 +43,14 @@ class Problem:
         facts: resolved settings for people, such as the trace's name or the budget in GiB.
         highlights: metrics that a table should show beside the objectives, the most telling first.
         costs: relative cost of an evaluation by fidelity, where the domain knows it.
+        accumulating: metrics that only grow while an evaluation runs, such as traffic, and that evaluators report under
+            their own names: what is reported is a lower bound of what will be measured.
+        progress: the reported metric that trials are compared by while they run, ``maximize accuracy``; the first
+            objective when None.
+        resource: the reported metric at whose equal values trials are compared, or ``step``; when None the objective
+            where it accumulates, else the step.
+        pruner: the pruner that the domain recommends (`autotune.PRUNERS`); with None, `bound` where metrics accumulate.
+        pruner_options: of that pruner.
     """
 
     space: SearchSpace
@@ -59,6 +67,11 @@ class Problem:
     facts: Mapping[str, Any] = field(default_factory=dict)
     highlights: tuple[str, ...] = ()
     costs: Mapping[str, float] = field(default_factory=dict)
+    accumulating: tuple[str, ...] = ()
+    progress: str | None = None
+    resource: str | None = None
+    pruner: str | None = None
+    pruner_options: Mapping[str, Any] = field(default_factory=dict)
 
     def measuring(
         self,

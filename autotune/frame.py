@@ -13,7 +13,8 @@ from autotune.store import StudyRecord, TrialRecord
 def trials_frame(trials: Sequence[TrialRecord], study: StudyRecord) -> pd.DataFrame:
     """One row per trial; parameters as ``config.NAME`` (vectors stay lists), metrics under their own names.
 
-    In a study of several fidelities, `fidelity` names the evaluator of every trial.
+    In a study of several fidelities, `fidelity` names the evaluator of every trial. A trial that was pruned has no metrics;
+    `failure_message` says why, and columns ``reported.NAME`` hold the last values that it reported.
     """
     return pd.DataFrame([_row(trial, study) for trial in trials])
 
@@ -33,6 +34,7 @@ def _row(trial: TrialRecord, study: StudyRecord) -> dict[str, Any]:
         row[name] = metric.value
         if metric.half_width is not None:
             row[f"{name}.half_width"] = metric.half_width
+    row |= {f"reported.{name}": value for name, value in trial.reported.items()}
     return row | {
         "suggest_s": trial.suggest_s,
         "evaluate_s": trial.evaluate_s,

@@ -19,6 +19,9 @@ from autotune.measurement import ONCE, Failure, Measurement, Protocol
 from autotune.objective import Objective, OutcomeConstraint, parse_constraints, parse_objectives
 from autotune.opening import open_study
 from autotune.options import parse_options
+from autotune.pruning.plan import NONE as NO_PRUNER
+from autotune.reporting import Reporter, reporter_of
+from autotune.reports import Pruned
 from autotune.result import Result, counts
 from autotune.space import Config, SearchSpace
 from autotune.stopping import Limits
@@ -75,9 +78,9 @@ def search(
 
     Args:
         space: a `SearchSpace`, or the name of an installed domain such as ``"moe-cache"``.
-        evaluate: ``evaluate(config)`` returning a number, a mapping of metrics or a `Measurement`, or raising. Several by
-            name, from the cheapest to the one whose results count, are fidelities: ``{"short": f, "full": g}``. A
-            domain brings its own.
+        evaluate: ``evaluate(config)`` returning a number, a mapping of metrics or a `Measurement`, or raising. One that takes
+            the keyword `report` is given a `Report` for what it measures on the way. Several by name, from the cheapest to
+            the one whose results count, are fidelities: ``{"short": f, "full": g}``. A domain brings its own.
         objectives: ``"latency_ms"``, ``["minimize latency_ms", "maximize throughput"]``; ``"value"`` when not given.
         callback: called after every trial; see `Progress`.
         settings: see `search_iter`.
@@ -125,6 +128,8 @@ def search_iter(
     costs: Mapping[str, float] | None = None,
     runner: Runner | None = None,
     protocol: Protocol = ONCE,
+    pruner: str | None = None,
+    pruner_options: Mapping[str, Any] | None = None,
 ) -> Generator[Progress, None, Result]:
     """As `search`, yielding a `Progress` after every trial and returning the result; for notebooks and user interfaces.
 
@@ -155,6 +160,9 @@ def search_iter(
         costs: relative cost of an evaluation by fidelity, where it is known; else it is what trials took.
         runner: how evaluations run; in this process when not given.
         protocol: how often each is repeated, where `runner` is not given.
+        pruner: what ends trials early by what they report (see `autotune.PRUNERS` and `docs/pruning.md`); a domain's own
+            choice when not given. The study keeps it.
+        pruner_options: of the pruner, by name; `accumulating`, `progress` and `resource` say what the reports are.
     """
     started = time.perf_counter()
     if trials is None and timeout_s is None:
@@ -213,6 +221,8 @@ def search_iter(
             fidelities=list(measures),
             costs=costs,
             limits=limits.stored(),
+            pruner=pruner,
+            pruner_options=pruner_options,
         )
     run = runner or InProcess([o.metric for o in found.objectives], protocol)
     *cheaper, (_, counted) = measures.items()
@@ -266,6 +276,7 @@ def measure_iter(
             name=study,
             fidelities=[name],
             limits=limits.stored(),
+            pruner=NO_PRUNER,
         )
     run = runner or InProcess([o.metric for o in found.objectives], protocol)
     yield from _drive(found, {None: evaluate}, run, limits, started)
@@ -354,10 +365,7 @@ def _evaluate(
     began = time.perf_counter()
     try:
         with heartbeat.beating(trial):
-            try:
-                outcome: Measurement | Failure = runner.run(evaluate, trial.config, trial.seed)
-            except Failure as failure:
-                outcome = failure
+            outcome = _outcome(trial, evaluate, runner, reporter_of(study, trial, evaluate, runner))
             spent = time.perf_counter() - began
             with held():
                 return study.tell(trial, outcome, evaluate_s=spent), spent
@@ -367,6 +375,23 @@ def _evaluate(
         with contextlib.suppress(StoreError):  # it may have been told; and what broke matters more
             study.release(trial)
         raise
+
+
+def _outcome(
+    trial: Trial, evaluate: Evaluate, runner: Runner, reporter: Reporter | None
+) -> Measurement | Failure | Pruned:
+    if reporter is None:
+        try:
+            return runner.run(evaluate, trial.config, trial.seed)
+        except (Failure, Pruned) as ended:
+            return ended
+    with reporter:
+        try:
+            found: Measurement | Failure | Pruned = runner.run(evaluate, trial.config, trial.seed, report=reporter)
+        except (Failure, Pruned) as ended:
+            found = ended
+    # One that was told to stop has not measured all that it would have, whatever it returned.
+    return reporter.stopped or found
 
 
 def _progress(study: Study, trial: TrialRecord, budget: int | None, elapsed: float, first: int) -> Progress:

@@ -10,6 +10,7 @@ from autotune.definition import Definition
 from autotune.domain import Problem
 from autotune.equipment import OFF, PREDICTOR
 from autotune.errors import UsageError
+from autotune.pruning import Declared, Pruning
 from autotune.store import Store, StudyRecord
 from autotune.strategies import STRATEGIES, Strategy, resolve
 from autotune.study import IN_MEMORY, Study
@@ -41,20 +42,26 @@ def open_study(
     fidelities: Sequence[str] = (),
     costs: Mapping[str, float] | None = None,
     limits: Mapping[str, Any] | None = None,
+    pruner: str | None = None,
+    pruner_options: Mapping[str, Any] | None = None,
 ) -> Study:
     """The study of that name for this problem, created when it is new.
 
     Args:
         fidelities, costs: see `Study.create`.
         limits: what a new study keeps of the limits of its search (`Limits.stored`).
+        pruner, pruner_options: see `autotune.search_iter`; what the study keeps when both are None.
 
     Raises:
         UsageError: when the study of that name is another one: another space, other objectives, another default
-            configuration, evaluator, domain option, strategy option, source or seed.
+            configuration, evaluator, domain option, strategy option, pruner, source or seed.
     """
     counted = fidelities[-1] if fidelities else None
     store = storage if isinstance(storage, Store) else Store.if_there(storage)
     record = None if store is None else store.find_study(name)
+    kept = Pruning() if record is None else Pruning.of(record)
+    if pruner is None and pruner_options is not None and record is not None:
+        pruner = kept.pruner
     # Before a database is made: what cannot be used should leave no file behind.
     definition = Definition.check(
         name,
@@ -72,6 +79,11 @@ def open_study(
         domain_map=problem.domain_map,
         fidelities=fidelities,
         costs=costs,
+        pruner=pruner,
+        pruner_options=pruner_options,
+        declared=Declared(
+            problem.accumulating, problem.progress, problem.resource, problem.pruner, problem.pruner_options
+        ),
     )
     if record is None or store is None:
         made = storage if isinstance(storage, Store) else store or Store(storage)
@@ -102,6 +114,8 @@ def open_study(
         (f"the {name}", record.options.get(name, []), definition.stored_fidelities.get(name, []))
         for name in ("fidelities", "costs")
     ]
+    if pruner_options is not None or pruner not in (None, kept.pruner):
+        compared.append(("the pruner", str(kept), str(definition.pruning)))
     for what, before, now in compared:
         if before != now:
             was, wanted = _differing(before, now)

@@ -44,20 +44,22 @@ class Spent:
     """What the trials of one fidelity took.
 
     Attributes:
-        trials: in whatever state; `completed` and `failed` of them ended so.
+        trials: in whatever state; `completed`, `failed` and `pruned` of them ended so.
         seconds: of evaluation.
     """
 
     trials: int
     completed: int
     failed: int
+    pruned: int
     seconds: float
 
     @classmethod
     def of(cls, trials: Sequence[TrialRecord]) -> Spent:
         states = Counter(t.state for t in trials)
         seconds = sum(t.evaluate_s or 0.0 for t in trials)
-        return cls(len(trials), states[TrialState.COMPLETED], states[TrialState.FAILED], seconds)
+        completed, failed = states[TrialState.COMPLETED], states[TrialState.FAILED]
+        return cls(len(trials), completed, failed, states[TrialState.PRUNED], seconds)
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "seconds": round(self.seconds, 4)}

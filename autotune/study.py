@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 
 from autotune.checks import instance, mapping, whole
@@ -15,6 +16,8 @@ from autotune.known_trials import KnownTrials
 from autotune.measurement import Failure, Measurement
 from autotune.objective import Objective, OutcomeConstraint
 from autotune.predictors.agreement import PREDICTED, foretold
+from autotune.pruning.referee import Referee
+from autotune.reports import Pruned
 from autotune.space import Config, SearchSpace
 from autotune.stopping import TrialBudget
 from autotune.store import Profile, Proposal, Store, StudyRecord, TrialRecord
@@ -113,6 +116,8 @@ class Study:
         domain_map: Any = None,
         fidelities: Sequence[str] = (),
         costs: Mapping[str, float] | None = None,
+        pruner: str | None = None,
+        pruner_options: Mapping[str, Any] | None = None,
     ) -> Study:
         """Start a study.
 
@@ -124,6 +129,7 @@ class Study:
             fidelities: names of several evaluators, from the cheapest to the one whose results count; a trial's `fidelity`
                 says which it is to be measured with.
             costs: relative cost of an evaluation by fidelity, where it is known.
+            pruner, pruner_options: what `should_stop` goes by, see `autotune.search_iter`.
             domain, options, profile, domain_map: set by `autotune.search` for a domain.
             predictor, transfer_from: what a strategy may learn from beforehand, see `autotune.search_iter`.
 
@@ -148,6 +154,8 @@ class Study:
             domain_map=domain_map,
             fidelities=fidelities,
             costs=costs,
+            pruner=pruner,
+            pruner_options=pruner_options,
         )
         store = storage if isinstance(storage, Store) else found or Store(storage)
         return cls.begin(definition, store, domain=domain, options=options, profile=profile)
@@ -178,7 +186,13 @@ class Study:
             strategy=definition.strategy.name,
             seed=definition.seed,
             budget={**({"trials": definition.budget} if definition.budget else {}), **(limits or {})},
-            options={**(options or {}), **definition.stored_fidelities, "baselines": definition.baselines, **source},
+            options={
+                **(options or {}),
+                **definition.stored_fidelities,
+                **definition.pruning.stored,
+                "baselines": definition.baselines,
+                **source,
+            },
             strategy_options=None if settings is None else settings.model_dump(mode="json", exclude_unset=True),
             sources=equipment.records,
             profile=profile,
@@ -366,11 +380,11 @@ class Study:
     def tell(
         self,
         trial: Trial,
-        outcome: float | Mapping[str, float] | Measurement | Failure,
+        outcome: float | Mapping[str, float] | Measurement | Failure | Pruned,
         *,
         evaluate_s: float | None = None,
     ) -> TrialRecord:
-        """Record what a trial gave: a number (one objective), metrics by name, a `Measurement`, or a `Failure`.
+        """Record what a trial gave: a number (one objective), metrics by name, a `Measurement`, a `Failure` or `Pruned`.
 
         Durable when it returns. An objective that is not finite is recorded as a `nan` failure.
 
@@ -379,9 +393,11 @@ class Study:
             LeaseLostError: when the trial was told before, or another worker has it by now.
         """
         instance("trial", trial, Trial, "what `ask` returned")
-        result: Measurement | Failure
+        result: Measurement | Failure | Pruned
         if isinstance(outcome, Failure):
             result = outcome
+        elif isinstance(outcome, Pruned):
+            result = self.referee.told(trial.record, outcome)
         else:
             try:
                 result = Measurement.of(outcome, [o.metric for o in self.objectives])
@@ -406,9 +422,27 @@ class Study:
         self.store.extend_lease(trial.record, LEASE_S)
 
     def report(self, trial: Trial, step: int, values: Mapping[str, float]) -> None:
-        """Record intermediate values of a running trial."""
+        """Record intermediate values of a running trial.
+
+        Raises:
+            UsageError: for a metric that was reported at that step before.
+            LeaseLostError: when the trial was told before, or another worker has it by now.
+        """
         with self._store_clock:
             self.store.report(trial.record, whole("step", step, 0), mapping("values", values))
+
+    def should_stop(self, trial: Trial) -> str | None:
+        """Why the study's pruner would end a trial at its last report, in one sentence; None to go on."""
+        return self.referee.reason(instance("trial", trial, Trial, "what `ask` returned").record)
+
+    def prune(self, trial: Trial, reason: str, *, evaluate_s: float | None = None) -> TrialRecord:
+        """End a trial early: it is never proposed again, never ranked, and no failure. As `tell` of `Pruned`."""
+        return self.tell(trial, Pruned(reason), evaluate_s=evaluate_s)
+
+    @cached_property
+    def referee(self) -> Referee:
+        """Applies the study's pruner to running trials."""
+        return Referee(self)
 
     def set_environment(self, fingerprint: str, details: Mapping[str, Any]) -> None:
         """State the machine on which the following trials are measured."""

@@ -9,7 +9,7 @@ import streamlit as st
 from markupsafe import Markup
 
 from autotune import text
-from autotune.store import Store, StudyRecord, StudySummary
+from autotune.store import Store, StudyRecord, StudySummary, TrialState
 from autotune.store.queries import Standing, standing
 from dashboard import markup
 from dashboard.markup import Cell, Row
@@ -23,18 +23,24 @@ def show(store: Store, studies: Sequence[StudySummary]) -> None:
     now = dt.datetime.now(dt.UTC)
     apart = any(summary.cheaper for summary in studies)
     cheaper = [Cell("cheaper", numeric=True)] if apart else []
+    # Of states that few studies know, a column of nothing but zeros would say nothing.
+    ended = any(summary.trials.get(TrialState.PRUNED) for summary in studies)
+    states = [state for state in SHOWN_STATES if ended or state is not TrialState.PRUNED]
+    pruned = [Cell("pruned", numeric=True)] if ended else []
     columns = [
-        Cell("study"), Cell("state"), Cell("domain"), Cell("measured", numeric=True), Cell("failed", numeric=True),
+        Cell("study"), Cell("state"), Cell("domain"), Cell("measured", numeric=True), Cell("failed", numeric=True), *pruned,
         Cell("running", numeric=True), Cell("waiting", numeric=True), *cheaper, Cell("objective"), Cell("best", numeric=True),
         Cell("gain over default", numeric=True), Cell("last change", numeric=True), Cell("created", numeric=True),
     ]  # fmt: skip
-    rows = [_row(summary, _standing(store, summary.study), now, apart=apart) for summary in studies]
+    rows = [_row(summary, _standing(store, summary.study), now, states, apart=apart) for summary in studies]
     st.html(markup.table("studies", columns, rows))
 
 
-def _row(summary: StudySummary, standing: Standing, now: dt.datetime, *, apart: bool) -> Row:
+def _row(
+    summary: StudySummary, standing: Standing, now: dt.datetime, states: Sequence[TrialState], *, apart: bool
+) -> Row:
     study, goals = summary.study, summary.study.goals
-    counts = [summary.trials.get(state, 0) for state in SHOWN_STATES]
+    counts = [summary.trials.get(state, 0) for state in states]
     several = len(goals.objectives) > 1
     best: Markup | str = markup.exact(standing.best, goals.first.unit)
     return Row(

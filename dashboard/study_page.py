@@ -18,6 +18,7 @@ from dashboard.summary import SHOWN_STATES, StudyView, parameters
 
 _LOG_WORTHWHILE = 10.0  # ratio of the largest to the smallest value
 _FRONT_ROWS = 50
+_PRUNED_ROWS = 20
 _CHART = {"displaylogo": False, "modeBarButtonsToRemove": ["lasso2d", "select2d"]}
 
 
@@ -39,6 +40,8 @@ def show(view: StudyView) -> None:
     elif view.best is not None:
         _comparison(view)
         _configuration(view.best.config, view.study.default_config, "best", view.best.number)
+    if view.pruned:
+        _pruned(view)
     if view.failed:
         _failures(view)
 
@@ -63,7 +66,7 @@ def _heading(view: StudyView) -> None:
 
 def _cards(view: StudyView, *, several: bool) -> list[tuple[str, str | Markup, str | Markup]]:
     states = view.states
-    finished = states[TrialState.COMPLETED] + states[TrialState.FAILED]
+    finished = states[TrialState.COMPLETED] + states[TrialState.FAILED] + states[TrialState.PRUNED]
     budget = view.study.budget.get("trials")
     counts = text.listing(
         [f"{states[state]} {state.value}" for state in SHOWN_STATES if states[state] or state is TrialState.COMPLETED]
@@ -139,6 +142,7 @@ def _shown(view: StudyView) -> str:
             f"{text.plural(measured + len(view.failed), 'trial')} in the chart: {measured} measured",
             f"{len(view.infeasible)} of them infeasible" if view.infeasible else "",
             f"{len(view.failed)} failed" if view.failed else "",
+            f"{len(view.pruned)} pruned, not shown" if view.pruned else "",
         ]
     )
 
@@ -255,6 +259,25 @@ def _front(view: StudyView) -> None:
     st.html(markup.table("front", columns, rows))
     if len(order) > _FRONT_ROWS:
         st.caption(f"The first {_FRONT_ROWS} of {len(order)}.")
+
+
+def _pruned(view: StudyView) -> None:
+    """Trials that were ended early, the newest first: how far each got, and why it was ended."""
+    st.subheader("Pruned trials", anchor=False)
+    columns = [Cell("trial", numeric=True), Cell("last step", numeric=True), Cell("why")]
+    rows = [
+        Row(
+            [
+                Cell(str(trial.number), numeric=True),
+                Cell(text.NOTHING if trial.reported_step is None else str(trial.reported_step), numeric=True),
+                Cell(trial.failure_message or text.NOTHING, wraps=True),
+            ]
+        )
+        for trial in reversed(view.pruned[-_PRUNED_ROWS:])
+    ]
+    st.html(markup.table("pruned", columns, rows))
+    if len(view.pruned) > _PRUNED_ROWS:
+        st.caption(f"The newest {_PRUNED_ROWS} of {len(view.pruned)}.")
 
 
 def _failures(view: StudyView) -> None:

@@ -12,7 +12,7 @@ from autotune.goals import Goals
 from autotune.store import StudyRecord, TrialRecord, TrialState
 from autotune.store.records import DEFAULT_LABEL
 
-SHOWN_STATES = (TrialState.COMPLETED, TrialState.FAILED, TrialState.RUNNING, TrialState.WAITING)
+SHOWN_STATES = (TrialState.COMPLETED, TrialState.FAILED, TrialState.PRUNED, TrialState.RUNNING, TrialState.WAITING)
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,11 @@ class StudyView:
     @cached_property
     def failed(self) -> tuple[TrialRecord, ...]:
         return tuple(t for t in self.counted if t.state is TrialState.FAILED)
+
+    @cached_property
+    def pruned(self) -> tuple[TrialRecord, ...]:
+        """Trials that were ended early: neither ranked nor failed."""
+        return tuple(t for t in self.counted if t.state is TrialState.PRUNED)
 
     @cached_property
     def default(self) -> TrialRecord | None:

@@ -83,6 +83,8 @@ class ProgressView:
             grid.add_row("best", _line(f"{_loss(progress, progress.best)}   trial {progress.best.number}{gain}"))
             parts = [f"{k}={value_text(v)}" for k, v in list(progress.best.config.items())[:_CONFIG_PARTS]]
             grid.add_row("", _line(("  ".join(parts), "dim")))
+        if progress.counts["pruned"]:
+            grid.add_row("pruned", _line(f"{progress.counts['pruned']}"))
         failures = progress.counts["failures"]
         if failures:
             grid.add_row("failed", _line("  ".join(f"{kind} {count}" for kind, count in sorted(failures.items()))))
@@ -101,4 +103,6 @@ def _loss(progress: Progress, trial: TrialRecord) -> str:
 def _outcome(progress: Progress, trial: TrialRecord) -> str:
     if trial.state is TrialState.COMPLETED:
         return _loss(progress, trial)
+    if trial.state is TrialState.PRUNED:
+        return "pruned" + (f" ({trial.failure_message})" if trial.failure_message else "")
     return f"failed: {trial.failure_kind}" + (f" ({trial.failure_message})" if trial.failure_message else "")

@@ -77,7 +77,8 @@ def print_result(result: Result, console: Console) -> None:
     study = result.study
     counts = result.trials
     failed = ", ".join(f"{count} {kind}" for kind, count in sorted(counts["failures"].items()))
-    told = f": {counts['completed']} trials measured" + (f", {counts['failed']} failed ({failed})" if failed else "")
+    told = f": {counts['completed']} trials measured" + (f", {counts['pruned']} pruned" if counts["pruned"] else "")
+    told += f", {counts['failed']} failed ({failed})" if failed else ""
     ended = f" · {result.stop_reason}" if result.stop_reason else ""
     console.print(Text.assemble("\nstudy ", (study.name, "bold"), told, ended))
     for name, fact in study.record.options.get("facts", {}).items():
@@ -87,12 +88,7 @@ def print_result(result: Result, console: Console) -> None:
                 console.print(f"    {line}", soft_wrap=True)
         else:
             console.print(f"  {name}: {fact}", soft_wrap=True)
-    options = study.record.strategy_options
-    if options:
-        chosen = ", ".join(f"{name} {value_text(value)}" for name, value in options.items())
-        console.print(f"  strategy: {study.record.strategy} ({chosen})", soft_wrap=True)
-    for source in study.record.sources:
-        console.print(f"  learns from: {source} ({plural(source.trials, 'trial')})", soft_wrap=True)
+    _print_settings(study, console)
     if result.predictor is not None:
         _print_predictor(result.predictor, console)
     if result.fidelities:
@@ -114,6 +110,18 @@ def print_result(result: Result, console: Console) -> None:
         console.print(f"all values: {command_line('best', study.name, storage=study.store.url)}", soft_wrap=True)
     elif result.default is not None:
         console.print("\nthe default configuration is the best that was measured")
+
+
+def _print_settings(study: Study, console: Console) -> None:
+    """What the search was set to, and what it learns from."""
+    options = study.record.strategy_options
+    if options:
+        chosen = ", ".join(f"{name} {value_text(value)}" for name, value in options.items())
+        console.print(f"  strategy: {study.record.strategy} ({chosen})", soft_wrap=True)
+    if study.referee.pruning.rules:
+        console.print(f"  pruner: {study.referee.pruning}", soft_wrap=True)
+    for source in study.record.sources:
+        console.print(f"  learns from: {source} ({plural(source.trials, 'trial')})", soft_wrap=True)
 
 
 def _print_predictor(borne_out: Mapping[str, Agreement], console: Console) -> None:

@@ -50,6 +50,8 @@ EXAMPLES = """
   autotune search moe-cache --study new-gpu --strategy bo --transfer-from old-gpu
 
   autotune search moe-cache --strategy bo --strategy-option acquisition=logei
+
+  autotune search DOMAIN --pruner median    (ends trials that fall behind, where the evaluator reports)
 """
 
 
@@ -136,6 +138,14 @@ def search(
     no_predictor: Annotated[
         bool, typer.Option("--no-predictor", help="Search without the domain's own predictions.")
     ] = False,
+    pruner: Annotated[
+        str | None,
+        typer.Option("--pruner", help="What ends trials early: none, bound, median, asha or race.", show_default=False),
+    ] = None,
+    pruner_option: Annotated[
+        list[str] | None,
+        typer.Option("--pruner-option", metavar="NAME=VALUE", help="An option of the pruner; repeatable."),
+    ] = None,
     isolate: Annotated[bool, typer.Option("--isolate", help="Run every evaluation in a process of its own.")] = False,
     time_limit: Annotated[
         float | None, typer.Option("--time-limit", metavar="SECONDS", help="Of one evaluation; isolates.")
@@ -167,6 +177,8 @@ def search(
         ("min_gain_per_hour", share("--min-gain-per-hour", min_gain_per_hour)),
         ("strategy", strategy),
         ("strategy_options", settings(strategy_option, "--strategy-option") if strategy_option else None),
+        ("pruner", pruner),
+        ("pruner_options", settings(pruner_option, "--pruner-option") if pruner_option else None),
         ("predictor", False if no_predictor else None),
         ("transfer_from", _sources(transfer_from or [], none=no_transfer)),
         ("seed", seed),

@@ -83,7 +83,7 @@ def best(study: StudyArgument = None, storage: StorageOption = DEFAULT_STORAGE, 
 def trials(
     study: StudyArgument = None,
     storage: StorageOption = DEFAULT_STORAGE,
-    state: Annotated[str | None, typer.Option("--state", help="completed, failed, running or waiting.")] = None,
+    state: Annotated[str | None, typer.Option("--state", help="completed, failed, pruned, running or waiting.")] = None,
     last: Annotated[int | None, typer.Option("--last", help="Only so many, the newest.")] = None,
     json_: JsonOption = False,
 ) -> None:
@@ -138,6 +138,9 @@ def trial_json(trial: TrialRecord, study: StudyRecord) -> dict[str, Any]:
         "fidelity": study.evaluator_of(trial),
         "config": dict(trial.config),
         "metrics": {k: {"value": m.value, "half_width": m.half_width} for k, m in trial.metrics.items()},
+        "pruned": {"reason": trial.failure_message, "reported": trial.reported, "step": trial.reported_step}
+        if trial.state == "pruned"
+        else None,
         "failure": {"kind": trial.failure_kind.value, "message": trial.failure_message} if trial.failure_kind else None,
         "suggest_s": trial.suggest_s,
         "evaluate_s": trial.evaluate_s,
@@ -167,6 +170,7 @@ def studies(storage: StorageOption = DEFAULT_STORAGE, json_: JsonOption = False)
                 "strategy": record.strategy,
                 "trials": sum(summary.trials.values()),
                 "failed": summary.trials.get(TrialState.FAILED, 0),
+                "pruned": summary.trials.get(TrialState.PRUNED, 0),
                 "cheaper": summary.cheaper,
                 "objectives": list(record.objectives),
                 "best": reached.best if single else None,
@@ -182,6 +186,7 @@ def studies(storage: StorageOption = DEFAULT_STORAGE, json_: JsonOption = False)
         console.print(f"{storage} holds no study yet; make one with: autotune search moe-cache")
         return
     now = dt.datetime.now(dt.UTC)
+    ended = any(s["pruned"] for s in found)
     rows = [
         [
             s["study"],
@@ -190,6 +195,7 @@ def studies(storage: StorageOption = DEFAULT_STORAGE, json_: JsonOption = False)
             s["strategy"],
             str(s["trials"]) + (f" + {s['cheaper']} cheaper" if s["cheaper"] else ""),
             str(s["failed"]),
+            *([str(s["pruned"])] if ended else []),
             ", ".join(s["objectives"]),
             number(s["best"]),
             percent(s["gain"]),
@@ -197,8 +203,9 @@ def studies(storage: StorageOption = DEFAULT_STORAGE, json_: JsonOption = False)
         ]
         for s in found
     ]
-    columns = ["study", "domain", "state", "strategy", "trials", "failed", "objective", "best", "gain", "made"]
-    console.print(table(None, columns, rows, right=["trials", "failed", "best", "gain", "made"]))
+    columns = ["study", "domain", "state", "strategy", "trials", "failed", *(["pruned"] if ended else [])]
+    columns += ["objective", "best", "gain", "made"]
+    console.print(table(None, columns, rows, right=["trials", "failed", "pruned", "best", "gain", "made"]))
 
 
 def domains(

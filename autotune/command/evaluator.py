@@ -23,6 +23,7 @@ from autotune.command.template import Template
 from autotune.errors import UsageError
 from autotune.execution.process import Limits, SessionProcess, last_line
 from autotune.measurement import Failure, FailureKind, Measurement, Metric
+from autotune.reports import Report
 
 # Metrics are searched in the end of the output only, so that a command that prints without end costs no memory.
 _KEEP_BYTES = 4 << 20
@@ -68,17 +69,24 @@ class CommandEvaluator:
                 stacklevel=2,
             )
 
-    def __call__(self, config: Mapping[str, Any], *, seed: int = 0) -> Measurement:
+    def __call__(self, config: Mapping[str, Any], *, seed: int = 0, report: Report | None = None) -> Measurement:
         """Run the command once.
 
+        Args:
+            report: told of lines of the output, on the stream of the metrics, that are reports (`output.reports_in`).
+
         Raises:
+            Pruned: what `report` raised; the command is ended then.
             Failure: `timeout` and `oom` at the limits; what `exit_codes` says, else `crash`, for an exit code above 0, a
                 signal or a missing metric; `nan` for a metric that is not finite; `infra` when no process can be started.
         """
         with self._values(config, seed) as values:
             process = self._start(values)
             try:
-                process.supervise(process.exits_within, self._limits)
+                if report is None:
+                    process.supervise(process.exits_within, self._limits)
+                else:
+                    self._follow(process, report)
             except Failure as failure:
                 process.end()
                 failure.add_note((process.stderr.text() or process.stdout.text())[-4096:])
@@ -93,6 +101,23 @@ class CommandEvaluator:
         if code != 0:
             raise process.failure("the command", self._limits)
         return self._read(process)
+
+    def _follow(self, process: SessionProcess, report: Report) -> None:
+        stream = process.stdout if self.spec.stream == "stdout" else process.stderr
+        place, last = 0, -1
+
+        def exits_within(seconds: float) -> bool:
+            nonlocal place, last
+            ended = process.exits_within(seconds)
+            if ended:
+                stream.join(timeout_s=1.0)
+            lines, place = stream.lines_since(place)
+            for step, values in output.reports_in(lines, last):
+                last = step
+                report(step, **values)
+            return ended
+
+        process.supervise(exits_within, self._limits)
 
     def argv(self, config: Mapping[str, Any], *, seed: int = 0, config_file: str = "config.json") -> list[str]:
         """The arguments for a configuration, without looking the program up."""

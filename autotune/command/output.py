@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from autotune.checks import is_name
 from autotune.execution.process import last_line
-from autotune.measurement import Failure, FailureKind, Measurement, Metric, summarise
+from autotune.measurement import Failure, FailureKind, Measurement, Metric, as_number, summarise
+from autotune.reports import LAST_STEP, NAME_LENGTH
 
 
 def from_json(text: str, required: Sequence[str]) -> Measurement:
@@ -62,6 +64,33 @@ def from_patterns(text: str, patterns: Mapping[str, str], required: Sequence[str
         except ValueError:
             raise _missing(f"metric {name!r} is no number: {pattern!r} found {found!r}", text) from None
     return Measurement(metrics)
+
+
+def reports_in(lines: Sequence[str], before: int) -> Iterator[tuple[int, dict[str, float]]]:
+    """Intermediate reports among lines of output: JSON objects with a whole number ``step`` that counts up.
+
+    The object's other numbers are what is reported; null is NaN, and anything else is left out. A line that is no such object,
+    or whose step does not count up, is ordinary output.
+
+    Args:
+        before: the step of the report before, -1 without one.
+    """
+    for line in lines:
+        if not line.lstrip().startswith("{"):
+            continue
+        try:
+            printed = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        step = printed.get("step") if isinstance(printed, dict) else None
+        if not isinstance(step, int) or isinstance(step, bool) or not before < step <= LAST_STEP:
+            continue
+        before = step
+        values = {name: math.nan if value is None else as_number(value) for name, value in printed.items()}
+        yield (
+            step,
+            {name: v for name, v in values.items() if v is not None and name != "step" and is_name(name, NAME_LENGTH)},
+        )
 
 
 def require(measured: Measurement, required: Sequence[str], text: str) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 from autotune.errors import UsageError
 from autotune.execution.runner import Evaluate, call, classify
 from autotune.measurement import Failure, Measurement
+from autotune.reports import TOO_LATE, Pruned, checked
 
 _PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 
@@ -49,10 +50,27 @@ class Start:
 
 @dataclass(frozen=True)
 class Call:
-    """Evaluate one configuration once."""
+    """Evaluate one configuration once.
+
+    Attributes:
+        heard: whether the parent wants its reports, each of which it answers.
+    """
 
     config: Mapping[str, Any]
     seed: int
+    heard: bool = False
+
+
+@dataclass(frozen=True)
+class GoOn:
+    """The answer to a report."""
+
+
+@dataclass(frozen=True)
+class End:
+    """The other answer to a report: why the evaluation shall end."""
+
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -72,8 +90,23 @@ class Misuse:
     message: str
 
 
-Request = Start | Call | Stop
-Reply = Ready | Misuse | Measurement | Failure
+@dataclass(frozen=True)
+class Reported:
+    """An intermediate report; no reply yet."""
+
+    step: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The evaluation ended early."""
+
+    reason: str
+
+
+Request = Start | Call | Stop | GoOn | End
+Reply = Ready | Misuse | Measurement | Failure | Reported | Ended
 
 
 def main(descriptor: int) -> None:
@@ -98,7 +131,10 @@ def main(descriptor: int) -> None:
         return
     connection.send(Ready())
     while isinstance(request := connection.recv(), Call):
-        _answer(connection, _evaluate(evaluate, request, start.objectives))
+        reports = _Reports(connection)
+        reply = _evaluate(evaluate, request, start.objectives, reports)
+        reports.close()
+        _answer(connection, reply)
 
 
 def _load(start: Start) -> Evaluate:
@@ -122,11 +158,38 @@ def _load(start: Start) -> Evaluate:
     return evaluate
 
 
-def _evaluate(evaluate: Evaluate, request: Call, objectives: tuple[str, ...]) -> Reply:
+class _Reports:
+    """The `Report` of one call: sends every report and waits for its answer, so that it may come from any thread."""
+
+    def __init__(self, connection: Connection[Reply, Request]) -> None:
+        self._connection, self._lock = connection, threading.Lock()
+        self._step = -1
+        self._reason: str | None = None
+
+    def __call__(self, step: int, **metrics: float) -> None:
+        with self._lock:
+            if self._reason is None:
+                self._step, values = checked(step, metrics, self._step)
+                self._connection.send(Reported(self._step, values))
+                answer = self._connection.recv()
+                self._reason = answer.reason if isinstance(answer, End) else None
+        if self._reason is not None:
+            raise Pruned(self._reason)
+
+    def close(self) -> None:
+        """Send no more: what the parent says next is no answer to a report."""
+        with self._lock:
+            self._reason = TOO_LATE
+
+
+def _evaluate(evaluate: Evaluate, request: Call, objectives: tuple[str, ...], report: _Reports) -> Reply:
     try:
-        return Measurement.of(call(evaluate, request.config, request.seed), objectives)
+        returned = call(evaluate, request.config, request.seed, report if request.heard else None)
+        return Measurement.of(returned, objectives)
     except UsageError as error:
         return Misuse(str(error))
+    except Pruned as pruned:
+        return Ended(pruned.reason)
     except Failure as failure:
         # A subclass of the user's may not survive the way back.
         plain = Failure(failure.kind, failure.message)

@@ -8,6 +8,7 @@ import os
 import pickle
 import socket
 import sys
+import time
 import weakref
 from collections.abc import Mapping, Sequence
 from multiprocessing import spawn
@@ -19,8 +20,9 @@ from typing import Any
 from autotune.errors import UsageError
 from autotune.execution import child
 from autotune.execution.process import GIB, Limits, SessionProcess
-from autotune.execution.runner import Evaluate, metric_names
+from autotune.execution.runner import Evaluate, metric_names, reports_of_first, takes
 from autotune.measurement import ONCE, Failure, FailureKind, Measurement, Protocol, repeat
+from autotune.reports import Pruned, Report
 
 # Importing a large framework from a cold network disk takes minutes; loading longer than this is a hang.
 _LOAD_LIMIT = Limits(time_s=600.0)
@@ -86,21 +88,27 @@ class Isolated:
         self.reuse = reuse
         self._worker: _Worker | None = None
 
-    def run(self, evaluate: Evaluate, config: Mapping[str, Any], seed: int) -> Measurement:
+    def run(
+        self, evaluate: Evaluate, config: Mapping[str, Any], seed: int, report: Report | None = None
+    ) -> Measurement:
         """See `Runner.run`. The evaluator must be importable or picklable; it is sent when it is first seen.
 
+        Every report is answered by this process. What that takes counts against the time limit.
+
         Raises:
+            Pruned: when `report` or the evaluator ended the evaluation early; its process is used again.
             Failure: `timeout`, `oom`, `crash` (an exception, a signal or an exit), what the evaluator raised itself, or
                 `infra` when its process died before the evaluator was called.
             UsageError: when the evaluator cannot be sent to or loaded in another process, or returns what is no metric.
         """
+        heard = reports_of_first(report if takes(evaluate, "report") else None, self.protocol)
         try:
-            return repeat(lambda: self._call(evaluate, config, seed), self.objectives, self.protocol)
+            return repeat(lambda: self._call(evaluate, config, seed, next(heard)), self.objectives, self.protocol)
         except Failure as failure:
             if failure.kind not in _HARMLESS:
                 self._kill()
             raise
-        except UsageError:
+        except (UsageError, Pruned):
             raise
         except BaseException:
             self._kill()
@@ -128,14 +136,16 @@ class Isolated:
         if worker is not None:
             worker.kill()
 
-    def _call(self, evaluate: Evaluate, config: Mapping[str, Any], seed: int) -> Measurement:
+    def _call(self, evaluate: Evaluate, config: Mapping[str, Any], seed: int, report: Report | None) -> Measurement:
         if self._worker is not None and (self._worker.evaluate is not evaluate or self._worker.process.exited):
             self.close()
         if self._worker is None:
             self._worker = self._started(evaluate)
-        reply = self._worker.ask(child.Call(dict(config), seed), self.limits)
+        reply = self._worker.ask(child.Call(dict(config), seed, report is not None), self.limits, report)
         if isinstance(reply, Failure):
             raise reply
+        if isinstance(reply, child.Ended):
+            raise Pruned(reply.reason)
         if isinstance(reply, child.Misuse):
             raise UsageError(reply.message)
         assert isinstance(reply, Measurement)
@@ -174,18 +184,33 @@ class _Worker:
         if isinstance(reply, child.Misuse):
             raise UsageError(reply.message)
 
-    def ask(self, request: child.Request, limits: Limits) -> child.Reply:
-        """Send a request and wait for the reply under limits.
+    def ask(self, request: child.Request, limits: Limits, report: Report | None = None) -> child.Reply:
+        """Send a request and wait for the reply under limits, answering reports until it comes.
 
         Raises:
             Failure: when a limit is exceeded or the process ends instead of replying.
             UsageError: when the request cannot be sent.
         """
         self.process.stdout.clear()
+        replies: list[child.Reply] = []
+
+        def replied(seconds: float) -> bool:
+            until = time.monotonic() + seconds
+            # Several reports between two looks at the limits, which cost more than they do; but no more than there is time for.
+            while self._spoke_or_exited(max(0.0, until - time.monotonic())):
+                said = self._connection.recv()
+                if not isinstance(said, child.Reported):
+                    replies.append(said)
+                    return True
+                self._connection.send(_answer(said, report))
+                if time.monotonic() >= until:
+                    break
+            return False
+
         try:
             self._send(request)
-            self.process.supervise(self._reply_or_exit, limits)
-            return self._connection.recv()
+            self.process.supervise(replied, limits)
+            return replies[0]
         except (EOFError, ConnectionError):
             # The socket closes a moment before the process is gone, and it may have been closed by one that lives on.
             if not self.process.exits_within(_GRACE_S):
@@ -198,7 +223,7 @@ class _Worker:
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             raise UsageError(f"the configuration cannot be sent to an isolated process: {error}") from error
 
-    def _reply_or_exit(self, seconds: float) -> bool:
+    def _spoke_or_exited(self, seconds: float) -> bool:
         # An exit is looked at too, as a grandchild that inherited the socket would keep it open.
         if self._connection.poll(seconds):
             return True
@@ -215,6 +240,15 @@ class _Worker:
 
     def kill(self) -> None:
         self._finalizer()
+
+
+def _answer(said: child.Reported, report: Report | None) -> child.Request:
+    try:
+        if report is not None:
+            report(said.step, **said.metrics)
+    except Pruned as pruned:
+        return child.End(pruned.reason)
+    return child.GoOn()
 
 
 def _end(process: SessionProcess, connection: Connection[child.Request, child.Reply], owner: int) -> None:

@@ -57,6 +57,7 @@ class Tail:
 
     def __init__(self, stream: IO[bytes], keep_bytes: int) -> None:
         self._kept = bytearray()
+        self._passed = 0  # bytes that were read and are kept no more
         self._keep_bytes = keep_bytes
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._drain, args=(stream,), daemon=True, name="autotune-tail")
@@ -67,6 +68,7 @@ class Tail:
             while block := stream.read(1 << 16):
                 with self._lock:
                     self._kept += block
+                    self._passed += max(0, len(self._kept) - self._keep_bytes)
                     del self._kept[: -self._keep_bytes]
 
     def text(self) -> str:
@@ -74,8 +76,20 @@ class Tail:
         with self._lock:
             return self._kept.decode("utf-8", errors="replace")
 
+    def lines_since(self, place: int) -> tuple[list[str], int]:
+        """Whole lines that came after the byte `place` of the stream, and the place after them.
+
+        Lines of which more came than is kept since the last look are lost.
+        """
+        with self._lock:
+            start = max(0, place - self._passed)
+            end = self._kept.rfind(b"\n", start) + 1
+            text = bytes(self._kept[start:end]).decode("utf-8", errors="replace") if end else ""
+            return text.splitlines(), max(place, self._passed + end)
+
     def clear(self) -> None:
         with self._lock:
+            self._passed += len(self._kept)
             self._kept.clear()
 
     def join(self, timeout_s: float) -> None:

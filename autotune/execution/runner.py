@@ -5,33 +5,42 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import itertools
 import subprocess
 import traceback
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from autotune.errors import UsageError
 from autotune.execution.process import printable, says_out_of_memory
 from autotune.measurement import ONCE, Failure, FailureKind, Measurement, Protocol, repeat
+from autotune.reports import Report, ignored
 
 Evaluate = Callable[..., object]
-"""``evaluate(config)`` or ``evaluate(config, seed=...)``; returns what `Measurement.of` reads, or raises."""
+"""``evaluate(config)``, with the keywords `seed` and `report` where it takes them; returns what `Measurement.of` reads, or
+raises."""
 
 
 class Runner(typing.Protocol):
     """Measures one configuration."""
 
-    def run(self, evaluate: Evaluate, config: Mapping[str, Any], seed: int) -> Measurement:
+    def run(
+        self, evaluate: Evaluate, config: Mapping[str, Any], seed: int, report: Report | None = None
+    ) -> Measurement:
         """Measure `config` as often as the runner's protocol asks for.
 
         Args:
-            evaluate: called with a copy of the configuration, and with ``seed=seed`` where it takes a `seed` keyword.
+            evaluate: called with a copy of the configuration, and with ``seed=seed`` and ``report=...`` where it takes
+                keywords of these names.
             config: parameter values by name.
             seed: of this trial, the same for every repeat.
+            report: takes the reports of the first counted run; those of warm-ups and of further repeats are ignored. With None
+                all are.
 
         Raises:
             Failure: when the configuration could not be measured.
+            Pruned: what `report` or the evaluator raised to end the evaluation early.
             UsageError: when the evaluator itself cannot be used, so that no other configuration would fare better.
         """
 
@@ -56,10 +65,13 @@ class InProcess:
         self.objectives = metric_names(objectives)
         self.protocol = protocol
 
-    def run(self, evaluate: Evaluate, config: Mapping[str, Any], seed: int) -> Measurement:
+    def run(
+        self, evaluate: Evaluate, config: Mapping[str, Any], seed: int, report: Report | None = None
+    ) -> Measurement:
         """See `Runner.run`."""
+        heard = reports_of_first(report, self.protocol)
         try:
-            return repeat(lambda: call(evaluate, config, seed), self.objectives, self.protocol)
+            return repeat(lambda: call(evaluate, config, seed, next(heard)), self.objectives, self.protocol)
         except (UsageError, Failure):
             raise
         except (Exception, SystemExit) as error:
@@ -69,14 +81,22 @@ class InProcess:
         """Nothing is held."""
 
 
-def call(evaluate: Evaluate, config: Mapping[str, Any], seed: int) -> object:
-    """One call of the evaluator with a copy of the configuration, and the seed where it takes one.
+def reports_of_first(report: Report | None, protocol: Protocol) -> Iterator[Report | None]:
+    """What each run of a protocol in turn reports to: the first that counts to `report`, the others to nobody."""
+    first = itertools.chain(itertools.repeat(None, protocol.warmup), [report])
+    return itertools.chain(first, itertools.repeat(None))
+
+
+def call(evaluate: Evaluate, config: Mapping[str, Any], seed: int, report: Report | None = None) -> object:
+    """One call of the evaluator with a copy of the configuration, and what else it takes.
 
     Raises:
         UsageError: for what is no callable, or takes other arguments; every configuration would fail alike.
     """
     given = copy.deepcopy(dict(config))
-    options = {"seed": seed} if takes_seed(evaluate) else {}
+    options: dict[str, Any] = {"seed": seed} if takes(evaluate, "seed") else {}
+    if takes(evaluate, "report"):
+        options["report"] = ignored if report is None else report
     try:
         return evaluate(given, **options)
     except TypeError as error:
@@ -99,12 +119,12 @@ def _can_be_called(evaluate: object, options: Mapping[str, Any]) -> bool:
     return True
 
 
-def takes_seed(evaluate: Evaluate) -> bool:
-    """Whether the callable has a `seed` parameter that is still free to be given by keyword."""
-    if isinstance(evaluate, functools.partial) and "seed" in evaluate.keywords:
+def takes(evaluate: Evaluate, name: str) -> bool:
+    """Whether the callable has a parameter of that name that is still free to be given by keyword."""
+    if isinstance(evaluate, functools.partial) and name in evaluate.keywords:
         return False
     try:
-        parameter = inspect.signature(evaluate).parameters.get("seed")
+        parameter = inspect.signature(evaluate).parameters.get(name)
     except (TypeError, ValueError):
         return False
     return parameter is not None and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)

@@ -32,6 +32,7 @@ from autotune.measurement import FailureKind, Metric
 from autotune.objective import Objective
 from autotune.space import Config, Ordinal, Parameter, SearchSpace
 from autotune.store import TrialRecord, TrialState
+from autotune.store.records import PRUNED_NOTE
 from autotune.store.rows import dumps
 from autotune.strategies import History, Strategy, Suggestion, Task, resolve
 from autotune.strategies.unseen import unseen_random
@@ -45,9 +46,9 @@ _NOTE = "autotune"  # the trial's attribute that holds what was proposed, so tha
 class StrategySampler(BaseSampler):  # type: ignore[misc]
     """Runs a strategy as an Optuna sampler.
 
-    The first trial is the default configuration, as everywhere in autotune. Completed and pruned trials are learned from by
-    their values, failed ones as crashes, running ones as pending, in studies that are resumed or shared between
-    processes too. Where a strategy ends before the space does, random configurations follow; when every feasible
+    The first trial is the default configuration, as everywhere in autotune. Completed trials are learned from by their values,
+    failed ones as crashes, pruned ones by what they reported last, running ones as pending, in studies that are resumed or
+    shared between processes too. Where a strategy ends before the space does, random configurations follow; when every feasible
     configuration was proposed, `optimize` stops.
 
     Args:
@@ -189,9 +190,11 @@ class StrategySampler(BaseSampler):  # type: ignore[misc]
         if config is None:
             return None
         note = _note(trial)
-        values = trial.values if trial.state in (OptunaState.COMPLETE, OptunaState.PRUNED) else None
-        state, failure = TrialState.RUNNING, None
-        if values is not None and all(map(math.isfinite, values)):
+        values = trial.values if trial.state is OptunaState.COMPLETE else None
+        state, failure, notes = TrialState.RUNNING, None, note.get("notes", {})
+        if trial.state is OptunaState.PRUNED:
+            state, notes = TrialState.PRUNED, {**notes, PRUNED_NOTE: _reported(trial, goals)}
+        elif values is not None and all(map(math.isfinite, values)):
             state = TrialState.COMPLETED
         elif trial.state.is_finished():
             state, failure = TrialState.FAILED, FailureKind.CRASH if values is None else FailureKind.NAN
@@ -209,7 +212,7 @@ class StrategySampler(BaseSampler):  # type: ignore[misc]
             revision=0 if told is None else int(told.timestamp() * 1e6),
             failure_kind=failure,
             metrics={g.metric: Metric(v) for g, v in zip(goals, measured, strict=False)},
-            notes=note.get("notes", {}),
+            notes=notes,
             created_at=_utc(trial.datetime_start),
             finished_at=_utc(told),
         )
@@ -239,6 +242,15 @@ def _note(trial: FrozenTrial) -> dict[str, Any]:
     text = trial.system_attrs.get(_NOTE)
     note: dict[str, Any] = json.loads(text) if text is not None else {}
     return note
+
+
+def _reported(trial: FrozenTrial, goals: Sequence[Objective]) -> dict[str, Any]:
+    """What is kept of a pruned trial: the last value that it reported of its one objective."""
+    told = {step: value for step, value in trial.intermediate_values.items() if math.isfinite(value)}
+    if not told or len(goals) > 1:
+        return {}
+    step = max(told)
+    return {"step": step, "values": {goals[0].metric: told[step]}, "progress": goals[0].sign * told[step]}
 
 
 def _utc(moment: dt.datetime | None) -> dt.datetime | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import optuna
@@ -17,14 +18,17 @@ from autotune.study import Study
 _STATES = {
     TrialState.COMPLETED: OptunaState.COMPLETE,
     TrialState.FAILED: OptunaState.FAIL,
+    TrialState.PRUNED: OptunaState.PRUNED,
 }
 
 
 def export_study(study: Study, url: str) -> int:
     """Write every finished trial of `study` to the Optuna storage at `url`; returns how many.
 
-    Other metrics than the objectives, and failures, become user attributes; outcome constraints become Optuna's. Trials
-    of cheaper fidelities are pruned ones there, which Optuna does not rank, with all that they measured as attributes.
+    Other metrics than the objectives, and failures, become user attributes; outcome constraints become Optuna's. Reports of
+    the metric that trials are compared by (the first objective where none is declared) become intermediate values, and a
+    pruned trial is a pruned one, with why and what it reported last as attributes. Trials of cheaper fidelities are pruned
+    ones there too, which Optuna does not rank, with all that they measured as attributes.
 
     Raises:
         UsageError: when the storage cannot be opened or holds a study of that name already.
@@ -45,11 +49,12 @@ def export_study(study: Study, url: str) -> int:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         copy.set_metric_names([o.metric for o in study.objectives])
     finished = [t for t in study.trials if t.state in _STATES]
-    copy.add_trials([_copy(study, trial) for trial in finished])
+    reports = study.store.reports_of([t.id for t in finished])
+    copy.add_trials([_copy(study, trial, reports.get(trial.id, ())) for trial in finished])
     return len(finished)
 
 
-def _copy(study: Study, trial: TrialRecord) -> optuna.trial.FrozenTrial:
+def _copy(study: Study, trial: TrialRecord, reports: Iterable[tuple[int, str, float]]) -> optuna.trial.FrozenTrial:
     known = distributions(study.space)
     params = flatten(study.space, trial.config)
     completed = trial.state is TrialState.COMPLETED
@@ -61,6 +66,9 @@ def _copy(study: Study, trial: TrialRecord) -> optuna.trial.FrozenTrial:
         attributes["fidelity"] = study.record.evaluator_of(trial)
     if trial.failure_kind is not None:
         attributes |= {"failure_kind": trial.failure_kind.value, "failure_message": trial.failure_message}
+    if trial.state is TrialState.PRUNED:
+        attributes |= {"pruned": trial.failure_message, **{f"reported.{k}": v for k, v in trial.reported.items()}}
+    progress = study.referee.pruning.scene(study.record.goals).progress
     limits = {
         f"constraints:{limit}": min(limit.violation(trial.values), 1e300) for limit in study.constraints if ranked
     }
@@ -71,6 +79,7 @@ def _copy(study: Study, trial: TrialRecord) -> optuna.trial.FrozenTrial:
         values=[trial.values[name] for name in goals] if ranked else None,
         user_attrs=attributes,
         system_attrs=limits,
+        intermediate_values={step: value for step, metric, value in reports if metric == progress.metric},
     )
     made.datetime_start = trial.created_at.replace(tzinfo=None) if trial.created_at else made.datetime_start
     made.datetime_complete = trial.finished_at.replace(tzinfo=None) if trial.finished_at else made.datetime_complete

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 
 import sqlalchemy as sa
 
@@ -14,6 +15,8 @@ from autotune.store import statements as q
 from autotune.store.database import Database
 from autotune.store.records import Profile, StudyRecord, StudySummary, TrialRecord, TrialState
 from autotune.store.rows import study_record, trial_record
+
+_AT_ONCE = 500  # keys in one statement; databases bound their number
 
 
 class Reading(Database):
@@ -96,12 +99,18 @@ class Reading(Database):
 
     def reports(self, trial_id: int) -> list[tuple[int, str, float]]:
         """Intermediate values of a trial as (step, metric, value)."""
-        query = m.reports.select().where(m.reports.c.trial_id == trial_id).order_by(m.reports.c.step)
-        with self._read() as connection:
-            return [
-                (row.step, row.metric, math.nan if row.value is None else row.value)
-                for row in connection.execute(query)
-            ]
+        return self.reports_of([trial_id]).get(trial_id, [])
+
+    def reports_of(self, trial_ids: Sequence[int]) -> dict[int, list[tuple[int, str, float]]]:
+        """Intermediate values as (step, metric, value), by step, of each of these trials that has any."""
+        found: dict[int, list[tuple[int, str, float]]] = {}
+        for first in range(0, len(trial_ids), _AT_ONCE):
+            some = m.reports.c.trial_id.in_(trial_ids[first : first + _AT_ONCE])
+            with self._read() as connection:
+                for row in connection.execute(m.reports.select().where(some).order_by(m.reports.c.step)):
+                    value = math.nan if row.value is None else row.value
+                    found.setdefault(row.trial_id, []).append((row.step, row.metric, value))
+        return found
 
     def profile(self, profile_id: int) -> Profile:
         """The hardware profile that a study was measured with."""

@@ -12,15 +12,22 @@ from autotune.goals import Goals
 from autotune.measurement import FailureKind, Metric
 
 DEFAULT_LABEL = "default"  # of the trial that measures the default configuration
+PRUNED_NOTE = "pruned"
+"""The note of a pruned trial: ``step`` and the last finite ``values`` that it reported; ``at_least``, those of metrics that
+only grow; and ``progress``, the last finite progress as a loss to be minimised. What was never reported is absent."""
 
 
 class TrialState(enum.StrEnum):
-    """A trial is `WAITING` (for whoever asks next) or `RUNNING` (leased), and ends as one of the others."""
+    """A trial is `WAITING` (for whoever asks next) or `RUNNING` (leased), and ends as one of the others.
+
+    `PRUNED` is one that was ended early: it has no metrics and is neither ranked nor a failure.
+    """
 
     WAITING = "waiting"
     RUNNING = "running"
     COMPLETED = "completed"
     FAILED = "failed"
+    PRUNED = "pruned"
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,7 @@ class TrialRecord:
 
     Attributes:
         fidelity: the cheaper evaluator that measures it; None for the one whose results count.
+        failure_message: why it failed, or was pruned.
         replicates: trials of this configuration that the record was made of; 1 unless `Goals.merge` made it.
     """
 
@@ -77,6 +85,31 @@ class TrialRecord:
     def values(self) -> dict[str, float]:
         """The metric values alone; empty for a trial that did not complete."""
         return {name: metric.value for name, metric in self.metrics.items()}
+
+    @property
+    def reported(self) -> dict[str, float]:
+        """The last finite values that a pruned trial reported; empty for any other."""
+        return dict(self._pruned.get("values", {}))
+
+    @property
+    def reported_at_least(self) -> dict[str, float]:
+        """Those of metrics that only grow: lower bounds of what a pruned trial would have measured."""
+        return dict(self._pruned.get("at_least", {}))
+
+    @property
+    def reported_step(self) -> int | None:
+        """The last step that a pruned trial reported."""
+        return self._pruned.get("step")
+
+    @property
+    def reported_progress(self) -> float | None:
+        """The last progress of a pruned trial, as a loss to be minimised."""
+        return self._pruned.get("progress")
+
+    @property
+    def _pruned(self) -> Mapping[str, Any]:
+        noted = self.notes.get(PRUNED_NOTE, {}) if self.state is TrialState.PRUNED else {}
+        return noted if isinstance(noted, Mapping) else {}
 
     @property
     def counts(self) -> bool:

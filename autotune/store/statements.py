@@ -41,6 +41,8 @@ COUNT_CHEAPER = (
 INSERT_TRIAL = m.trials.insert()
 INSERT_METRICS = m.metrics.insert()
 INSERT_SAMPLES = m.samples.insert()
+INSERT_REPORTS = m.reports.insert()
+FORGET_REPORTS = m.reports.delete().where(m.reports.c.trial_id == sa.bindparam("this_trial"))
 
 OPEN_TRIALS = (
     m.trials.select()
@@ -56,12 +58,15 @@ CHANGED_METRICS = (
 )
 
 # Compare-and-set: only the worker that holds the lease changes a running trial.
-_LEASED = m.trials.update().where(
+_HELD = (
     m.trials.c.id == sa.bindparam("this_trial"),
     m.trials.c.state == TrialState.RUNNING.value,
     m.trials.c.worker_id == sa.bindparam("this_worker"),
     m.trials.c.attempt == sa.bindparam("this_attempt"),
 )
+_LEASED = m.trials.update().where(*_HELD)
+# Locked, as on a server another worker might take the trial between this look and the write.
+FIND_LEASE = sa.select(sa.literal(1)).select_from(m.trials).where(*_HELD).with_for_update()
 FINISH = _LEASED.values(
     {
         name: sa.bindparam(f"new_{name}", type_=m.trials.c[name].type)

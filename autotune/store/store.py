@@ -21,11 +21,12 @@ import sqlalchemy as sa
 from autotune.checks import stored_name
 from autotune.errors import LeaseLostError, StoreError, UsageError
 from autotune.measurement import Failure, FailureKind, Measurement, Metric
+from autotune.reports import Pruned
 from autotune.store import models as m
 from autotune.store import statements as q
 from autotune.store.insertion import inserted_key, save_environment, save_profile
 from autotune.store.reading import Reading
-from autotune.store.records import Profile, Proposal, SourceRecord, StudyRecord, TrialRecord, TrialState
+from autotune.store.records import PRUNED_NOTE, Profile, Proposal, SourceRecord, StudyRecord, TrialRecord, TrialState
 from autotune.store.rows import (
     begun_record,
     clean,
@@ -226,6 +227,7 @@ class Store(Reading):
                     "revision": revision,
                 }
                 connection.execute(this.values(**values))
+                connection.execute(q.FORGET_REPORTS, {"this_trial": row.id})  # it is measured from the start
                 return trial_record({**row._mapping, **values}, {})
         return None
 
@@ -249,7 +251,7 @@ class Store(Reading):
         self,
         study_id: int,
         trial: TrialRecord,
-        outcome: Measurement | Failure,
+        outcome: Measurement | Failure | Pruned,
         *,
         evaluate_s: float | None = None,
         retry: bool = True,
@@ -271,6 +273,10 @@ class Store(Reading):
             values["state"] = TrialState.COMPLETED.value
             notes |= outcome.notes
             metrics = outcome.metrics
+        elif isinstance(outcome, Pruned):
+            values["state"] = TrialState.PRUNED.value
+            values["failure_message"] = clean(outcome.reason)
+            notes[PRUNED_NOTE] = outcome.facts
         elif outcome.kind is FailureKind.INFRA and retry and trial.attempt < MAX_ATTEMPTS:
             values |= {"state": TrialState.WAITING.value, "evaluate_s": None, "finished_at": None}
         else:
@@ -305,20 +311,33 @@ class Store(Reading):
             self._swap(connection, q.FINISH, trial, values)
 
     def report(self, trial: TrialRecord, step: int, values: Mapping[str, float]) -> None:
-        """Write intermediate values of a running trial.
+        """Write intermediate values of a running trial; see `report_all`."""
+        self.report_all(trial, [(step, values)])
+
+    def report_all(self, trial: TrialRecord, reports: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+        """Write intermediate values of a running trial by step, in one transaction.
 
         Raises:
-            UsageError: when one of these metrics was reported for that step before.
+            UsageError: when one of these metrics was reported for its step before.
+            LeaseLostError: when the trial is not this worker's any more, or was finished before.
         """
-        if not values:
+        rows = [
+            {"trial_id": trial.id, "step": step, "metric": k, "value": nullable(v)}
+            for step, values in reports
+            for k, v in values.items()
+        ]
+        if not rows:
             return
-        rows = [{"trial_id": trial.id, "step": step, "metric": k, "value": nullable(v)} for k, v in values.items()]
         with self._write() as connection:
+            if connection.execute(q.FIND_LEASE, _lease(trial)).scalar() is None:
+                raise _lost(trial)
             try:
-                connection.execute(m.reports.insert(), rows)
+                connection.execute(q.INSERT_REPORTS, rows)
             except sa.exc.IntegrityError:
+                steps = f"step {reports[0][0]}" if len(reports) == 1 else f"steps {reports[0][0]} to {reports[-1][0]}"
+                names = ", ".join(dict.fromkeys(name for _, values in reports for name in values))
                 raise UsageError(
-                    f"trial {trial.number} has a report of {', '.join(values)} at step {step} already; count steps up"
+                    f"trial {trial.number} has a report of {names} at {steps} already; count steps up"
                 ) from None
 
     # ---------------------------------------------- environments and profiles
@@ -339,13 +358,20 @@ class Store(Reading):
 
     @staticmethod
     def _swap(connection: sa.Connection, update: sa.Update, trial: TrialRecord, values: Mapping[str, Any]) -> None:
-        lease = {"this_trial": trial.id, "this_worker": trial.worker_id, "this_attempt": trial.attempt}
-        changed = connection.execute(update, lease | {f"new_{name}": value for name, value in values.items()}).rowcount
-        if changed != 1:
-            raise LeaseLostError(
-                f"trial {trial.number} is not leased to {trial.worker_id} any more: it was told already, or its "
-                "lease ran out and another worker took it"
-            )
+        new = {f"new_{name}": value for name, value in values.items()}
+        if connection.execute(update, _lease(trial) | new).rowcount != 1:
+            raise _lost(trial)
+
+
+def _lease(trial: TrialRecord) -> dict[str, Any]:
+    return {"this_trial": trial.id, "this_worker": trial.worker_id, "this_attempt": trial.attempt}
+
+
+def _lost(trial: TrialRecord) -> LeaseLostError:
+    return LeaseLostError(
+        f"trial {trial.number} is not leased to {trial.worker_id} any more: it was told already, or its lease ran out and "
+        "another worker took it"
+    )
 
 
 def _is_new(connection: sa.Connection, study_id: int, proposal: Proposal) -> bool:

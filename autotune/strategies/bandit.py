@@ -96,8 +96,8 @@ class Rewards:
     """What finished trials earned, in [0, 1), in the order in which they finished.
 
     With one objective, the improvement over the feasible incumbent, saturating; the first feasible trial earns 1. With several,
-    1 for entering the Pareto front of then. Failures and broken limits earn nothing. Keeps what it has worked out, which
-    depends on the history alone.
+    1 for entering the Pareto front of then. Failures, pruned trials and broken limits earn nothing. Keeps what it has worked
+    out, which depends on the history alone.
     """
 
     def __init__(self) -> None:
@@ -192,7 +192,7 @@ def draw(beliefs: Mapping[str, Belief], costs: Mapping[str, float], rng: np.rand
 def _firsts(history: History) -> list[TrialRecord]:
     found: dict[str, TrialRecord] = {}
     for trial in history.counted:
-        finished = trial.state in (TrialState.COMPLETED, TrialState.FAILED)
+        finished = trial.state in (TrialState.COMPLETED, TrialState.FAILED, TrialState.PRUNED)
         if finished and trial.failure_kind is not FailureKind.INFRA:
             found.setdefault(trial.config_hash, trial)
     return list(found.values())

@@ -152,6 +152,11 @@ class History:
         )
 
     @cached_property
+    def pruned(self) -> tuple[TrialRecord, ...]:
+        """Trials that were ended early: finished, without a measurement, and no failures. See `autotune.pruning`."""
+        return tuple(t for t in self.counted if t.state is TrialState.PRUNED)
+
+    @cached_property
     def pending(self) -> tuple[TrialRecord, ...]:
         return tuple(t for t in self.counted if t.state in (TrialState.RUNNING, TrialState.WAITING))
 

@@ -2,7 +2,8 @@
 
 Optuna sees a study of the trials that count, numbered in their order, holding only feasible configurations: what a sampler
 wishes for is repaired to the nearest feasible configuration, or drawn again when it was proposed before. A failure to learn
-from is told as a constraint that is broken, at the worst loss seen, instead of being ignored.
+from is told as a constraint that is broken, at the worst loss seen, instead of being ignored. A pruned trial is a pruned one
+there, with its last progress as an intermediate value.
 """
 
 from __future__ import annotations
@@ -181,10 +182,18 @@ class Mirror:
             state, values, violations = self._outcome(trial, history)
             for name, violation in violations.items():
                 self._storage.set_trial_system_attr(trial_id, f"constraints:{name}", violation)
+            if state is OptunaState.PRUNED:
+                self._set_progress(trial_id, trial)
             if state is OptunaState.COMPLETE:
                 self._study.sampler.after_trial(self._study, self._storage.get_trial(trial_id), state, values)
             self._storage.set_trial_state_values(trial_id, state, values)
         self._told[number] = (trial.config_hash, finished)
+
+    def _set_progress(self, trial_id: int, trial: TrialRecord) -> None:
+        step, loss = trial.reported_step, trial.reported_progress
+        # Optuna compares pruned trials of several objectives by nothing, and fails where they have values.
+        if step is not None and loss is not None and len(self._task.objectives) == 1:
+            self._storage.set_trial_intermediate_value(trial_id, step, loss)
 
     def _outcome(
         self, trial: TrialRecord, history: History
@@ -193,11 +202,20 @@ class Mirror:
         if trial.state is TrialState.COMPLETED:
             values = [_bounded(v) for v in losses(trial.values, self._task.objectives)]
             broken = {name: _bounded(limit.violation(trial.values)) for name, limit in limits.items()}
-            return OptunaState.COMPLETE, values, broken | ({"failure": 0.0} if self._flagged else {})
+            return OptunaState.COMPLETE, values, broken | self._unflagged
+        if trial.state is TrialState.PRUNED:
+            least = {name: limit for name, limit in limits.items() if limit.metric in trial.reported_at_least}
+            broken = {name: _bounded(limit.violation(trial.reported_at_least)) for name, limit in least.items()}
+            return OptunaState.PRUNED, None, dict.fromkeys(limits, 0.0) | broken | self._unflagged
         worst = None if trial.failure_kind is FailureKind.INFRA else self._worst_before(trial, history)
         if worst is None:
             return OptunaState.FAIL, None, {}
         return OptunaState.COMPLETE, worst, dict.fromkeys(limits, 1.0) | {"failure": 1.0}
+
+    @property
+    def _unflagged(self) -> dict[str, float]:
+        """The constraint that stands for failures, kept."""
+        return {"failure": 0.0} if self._flagged else {}
 
     def _worst_before(self, trial: TrialRecord, history: History) -> list[float] | None:
         """The worst loss by objective of what completed before the trial was told, None where nothing did."""
@@ -219,7 +237,7 @@ def _known_at(trial: TrialRecord, other: TrialRecord) -> bool:
 
 
 def _is_finished(trial: TrialRecord) -> bool:
-    return trial.state in (TrialState.COMPLETED, TrialState.FAILED)
+    return trial.state in (TrialState.COMPLETED, TrialState.FAILED, TrialState.PRUNED)
 
 
 def _bounded(value: float) -> float:

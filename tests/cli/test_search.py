@@ -57,7 +57,7 @@ def test_a_domain_search_prints_one_json_object(run: Run, hardware: str) -> None
     assert result["default"]["metrics"]["token_latency_ms"] > result["best"]["metrics"]["token_latency_ms"]
     assert set(result["baselines"]) == {"uniform LFU", "cache-only (LCP)", "popularity placement", "prefetch-only"}
     assert result["trials"] == {
-        "total": 12, "waiting": 0, "running": 0, "completed": 12, "failed": 0, "failures": {},
+        "total": 12, "waiting": 0, "running": 0, "completed": 12, "failed": 0, "pruned": 0, "failures": {},
     }  # fmt: skip
     assert set(result["seconds"]) == {"total", "suggest", "evaluate", "store"}
     assert sum(result["seconds"][part] for part in ("suggest", "evaluate", "store")) <= result["seconds"]["total"]

@@ -12,7 +12,7 @@ import pytest
 
 from autotune import STRATEGIES, Bool, Categorical, Float, Int, Ordinal, SearchSpace, SpaceExhaustedError, UsageError
 from autotune.integrations.optuna import StrategySampler
-from tests.conformance.test_strategies import Ladder
+from tests.conformance.test_strategies import GIVEN
 
 NAMES = sorted(STRATEGIES)
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -49,7 +49,7 @@ def cost(config: dict[str, Any]) -> float:
 
 
 def sampler(name: str, searched: SearchSpace, **settings: Any) -> StrategySampler:
-    given = Ladder(searched) if name == "fixed-point" else None
+    given = GIVEN[name](searched) if name in GIVEN else None
     return StrategySampler(searched, name, domain_map=given, **settings)
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autotune.errors import StoreError, UsageError
+from autotune.errors import LeaseLostError, StoreError, UsageError
 from autotune.measurement import Failure, FailureKind, Measurement, Metric, summarise
+from autotune.reports import Pruned
 from autotune.store import Profile, Store, TrialState
 from autotune.store.models import metadata
+from autotune.store.queries import standing
 from tests.conformance.store_helpers import OTHER, WORKER, begin, measured, new_study, proposal
 
 # Studies
@@ -215,6 +217,35 @@ def test_reports_are_kept_in_order_and_told_once(store: Store) -> None:
     assert math.isnan(read[0][2]) and read[1][2] == 0.5
     with pytest.raises(UsageError, match="step 2 already"):
         store.report(trial, 2, {"loss": 0.4})
+
+
+def test_reports_are_written_together_or_not_at_all_and_by_who_holds_the_trial_alone(store: Store) -> None:
+    study = new_study(store)
+    first, second = begin(store, study, {"x": 1}), begin(store, study, {"x": 2})
+    store.report_all(first, [(0, {"loss": 1.0, "s": 2.0}), (4, {"loss": 0.5})])
+    with pytest.raises(UsageError, match="a report of loss at steps 3 to 4 already"):
+        store.report_all(first, [(3, {"loss": 9.0}), (4, {"loss": 9.0})])
+    found = store.reports_of([second.id, first.id])
+    assert {key: sorted(rows) for key, rows in found.items()} == {
+        first.id: [(0, "loss", 1.0), (0, "s", 2.0), (4, "loss", 0.5)]
+    }
+    store.finish(study.id, first, measured(1.0))
+    with pytest.raises(LeaseLostError, match="told already"):
+        store.report(first, 5, {"loss": 0.1})
+
+
+def test_a_pruned_trial_is_neither_measured_nor_failed(store: Store) -> None:
+    study = new_study(store)
+    facts = {"step": 3, "values": {"loss": 0.5}, "at_least": {}, "progress": 0.5}
+    told = store.finish(study.id, begin(store, study, {"x": 1}, notes={"why": "é"}), Pruned("too\x00slow", facts))
+    (read,) = store.trials(study.id)
+    assert read == told
+    assert (read.state, read.failure_kind, read.metrics) == (TrialState.PRUNED, None, {})
+    assert (read.failure_message, read.notes) == ("too\ufffdslow", {"why": "é", "pruned": facts})
+    assert (read.reported, read.reported_step, read.reported_progress) == ({"loss": 0.5}, 3, 0.5)
+    (summary,) = store.studies()
+    assert (summary.trials, summary.failures) == ({TrialState.PRUNED: 1}, {})
+    assert standing(store, study).best is None
 
 
 def test_an_environment_is_stored_once(store: Store) -> None:

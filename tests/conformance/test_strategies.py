@@ -15,6 +15,7 @@ from autotune import (
     FailureKind,
     Measurement,
     Metric,
+    Pruned,
     SearchSpace,
     SpaceExhaustedError,
     Study,
@@ -50,6 +51,29 @@ class Ladder:
 
     def refine(self, start: str, config: Config) -> tuple[Config, float]:
         return self._configs[-self._configs.index(config)], -1.0
+
+
+class Thumb:
+    """A rule of thumb whose constants are all that a space lists the values of."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self._space = space
+
+    def rules(self) -> Sequence[Config]:
+        return self._space.sample(3, seed=1)
+
+    def constants(self) -> Sequence[tuple[str, Sequence[Any]]]:
+        found: list[tuple[str, Sequence[Any]]] = []
+        for parameter in self._space.parameters:
+            if isinstance(parameter, Ordinal):
+                found.append((parameter.name, parameter.values))
+            elif isinstance(parameter, Categorical):
+                found.append((parameter.name, parameter.choices))
+        return found
+
+
+# Strategies that propose no more than what a domain gives them.
+GIVEN: dict[str, type[Ladder] | type[Thumb]] = {"fixed-point": Ladder, "greedy": Thumb}
 
 
 def mixed() -> SearchSpace:
@@ -100,8 +124,20 @@ def broken(config: Config) -> float:
     raise Failure("crash", "always")
 
 
+def halted(config: Config) -> float:
+    """Half of what is measured is pruned: of these, half of the value was reported."""
+    if cost(config) % 4 < 2:
+        raise ended(cost(config) / 2.0)
+    return cost(config)
+
+
+def ended(value: float) -> Pruned:
+    """A trial that was ended when it had spent so much."""
+    return Pruned("behind", {"step": 3, "values": {"value": value}, "at_least": {"value": value}, "progress": value})
+
+
 def study_of(name: str, space: SearchSpace, objectives: Any = "value", **settings: Any) -> Study:
-    given = Ladder(space) if name == "fixed-point" else None
+    given = GIVEN[name](space) if name in GIVEN else None
     return Study.create(space, objectives, strategy=name, domain_map=given, **settings)
 
 
@@ -124,8 +160,8 @@ def step(study: Study, measure: Measure, n: int | None = None) -> int:
     for trial in trials:
         try:
             study.tell(trial, measure(trial.config))
-        except Failure as failure:
-            study.tell(trial, failure)
+        except (Failure, Pruned) as outcome:
+            study.tell(trial, outcome)
     return len(trials)
 
 
@@ -162,7 +198,7 @@ def test_proposals_are_feasible_and_new(name: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("measure", [cost, fragile, broken])
+@pytest.mark.parametrize("measure", [cost, fragile, broken, halted])
 def test_a_strategy_made_anew_from_the_history_goes_on_as_the_one_that_lived_it(name: str, measure: Measure) -> None:
     space = mixed()
     if not supports(name, space):
@@ -195,7 +231,7 @@ def test_the_same_seed_proposes_the_same_and_resuming_changes_nothing(name: str)
     assert [t.notes for t in resumed.trials] == [t.notes for t in whole.trials]
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n != "fixed-point"])
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in GIVEN])
 def test_another_seed_searches_elsewhere(name: str) -> None:
     space = mixed() if STRATEGIES[name].capabilities.infinite_spaces else small()
     tried = []
@@ -276,9 +312,48 @@ def test_a_history_of_nothing_but_failures_still_gets_proposals(name: str, kind:
         try:
             step(study, fail)
         except SpaceExhaustedError:
-            assert name in ("exhaustive", "fixed-point")
+            assert name == "exhaustive" or name in GIVEN
     check(study)
     assert study.best is None and study.pareto() == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("goals", ["value", ["minimize value", "maximize other"]])
+def test_pruned_trials_are_never_proposed_again_and_never_ranked(name: str, goals: Any) -> None:
+    space = mixed() if STRATEGIES[name].capabilities.infinite_spaces else small()
+    if not supports(name, space, goals):
+        return
+    study = study_of(name, space, goals, constraints=["value <= 1e6"])
+
+    def measure(config: Config) -> dict[str, float]:
+        halted(config)
+        return two(config)
+
+    run(study, measure, 12, n=3)
+    check(study)
+    pruned = {t.number for t in study.trials if t.state == "pruned"}
+    assert pruned == {t.number for t in study.trials if cost(dict(t.config)) % 4 < 2}
+    assert not pruned & {t.number for t in study.history.ranked}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("value", [0.0, 1e308])
+def test_a_history_of_nothing_but_pruned_trials_still_gets_proposals(name: str, value: float) -> None:
+    space = mixed() if STRATEGIES[name].capabilities.infinite_spaces else small()
+    study = study_of(name, space)
+
+    def prune(config: Config) -> float:
+        if not value and len(study.trials) == 4:
+            return 0.0  # one is measured, and what the others spent says nothing beside it
+        raise ended(value)
+
+    for _ in range(11):
+        try:
+            step(study, prune)
+        except SpaceExhaustedError:
+            assert name == "exhaustive" or name in GIVEN
+    check(study)
+    assert study.history.failed == ()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -303,7 +378,7 @@ def test_a_space_of_one_point_gives_that_point_and_ends(name: str) -> None:
         study.ask()
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n != "fixed-point"])
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in GIVEN])
 def test_a_small_space_is_exhausted_and_said_to_be(name: str) -> None:
     space = small()
     assert space.size == 12
@@ -325,7 +400,7 @@ def test_a_hundred_dimensions(name: str) -> None:
         study = study_of(name, space)
         run(study, cost, 12)
         check(study)
-        assert len(study.trials) >= (3 if name == "fixed-point" else 12)
+        assert len(study.trials) >= (3 if name in GIVEN else 12)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -350,7 +425,7 @@ def test_a_batch_holds_different_configurations_and_at_most_as_many_as_asked(nam
         try:
             sizes.append(step(study, cost, n=5))
         except SpaceExhaustedError:
-            assert name == "fixed-point"
+            assert name in GIVEN
     check(study)
     assert max(sizes) <= 5
 
@@ -359,6 +434,8 @@ def test_strategies_say_what_they_lack() -> None:
     space = mixed()
     with pytest.raises(UsageError, match="strategy 'fixed-point' needs a domain that supplies a mapping"):
         Study.create(space, strategy="fixed-point")
+    with pytest.raises(UsageError, match="strategy 'greedy' needs a domain that supplies a rule of thumb"):
+        Study.create(space, strategy="greedy")
     with pytest.raises(UsageError, match=r"strategy 'tpes' is unknown \(did you mean 'tpe'\?\); known are: auto, "):
         Study.create(space, strategy="tpes")
     with pytest.raises(UsageError, match="strategy 'local' cannot handle several objectives"):
@@ -433,7 +510,7 @@ def test_a_strategy_that_knows_nothing_of_fidelities_is_not_misled_by_cheaper_tr
         assert len(set(hashes)) == len(hashes) == len(study.trials) - len(study.history.at("short").trials)
         tried.append([t.config for t in counted])
     # The others draw by `History.rng`, which depends on how many trials there are.
-    if name in {"exhaustive", "fixed-point", *(strategy.name for strategy in OPTUNA_STRATEGIES)}:
+    if name in {"exhaustive", *GIVEN, *(strategy.name for strategy in OPTUNA_STRATEGIES)}:
         assert tried[0] == tried[1]
 
 

@@ -82,6 +82,7 @@ def test_what_each_fidelity_took_is_told(url: str) -> None:
             "trials": len(own),
             "completed": states[TrialState.COMPLETED],
             "failed": states[TrialState.FAILED],
+            "pruned": 0,
             "seconds": round(sum(t.evaluate_s or 0.0 for t in own), 4),
         }
     assert told["short"]["failed"] > 0 and result.trials["failed"] == 0 and result.trials["failures"] == {}

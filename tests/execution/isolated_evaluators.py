@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -14,6 +15,7 @@ from typing import Any
 
 from autotune.errors import UsageError
 from autotune.measurement import Failure, Measurement, Metric
+from autotune.reports import Report
 
 Config = dict[str, Any]
 
@@ -75,6 +77,33 @@ def behave(config: Config, seed: int) -> object:  # noqa: PLR0911
     raise AssertionError(config)
 
 
+def climb(config: Config, report: Report) -> dict[str, float]:
+    """Reports ``config["steps"]`` times, from another thread where it says so, and then does what it says."""
+
+    def steps() -> None:
+        for step in range(config["steps"]):
+            report(step, y=float(step), pid=float(os.getpid()))
+
+    if config.get("thread"):
+        worker = threading.Thread(target=steps)
+        worker.start()
+        worker.join()
+    else:
+        steps()
+    if config.get("then") is not None:
+        behave({"do": config["then"]}, 0)
+    return {"y": float(config["steps"])}
+
+
+def stubborn(config: Config, report: Report) -> float:
+    """Overlooks the signal, and goes on for ever."""
+    step = 0
+    while True:
+        with contextlib.suppress(BaseException):
+            report(step, y=1.0)
+        step += 1
+
+
 def hold(mib: int, seconds: float) -> None:
     """Touch so much memory, so that it is resident, and keep it."""
     block = bytearray(mib << 20)
@@ -100,3 +129,22 @@ class Stateful:
 
     def __call__(self, config: Config) -> float:
         return float(config["x"]) + self.offset
+
+
+def repeats_a_step(config: Config, report: Report) -> float:
+    report(0, y=1.0)
+    report(0, y=2.0)
+    return 1.0
+
+
+def leaves_a_thread(config: Config, report: Report) -> float:
+    """Returns while a thread of its own is about to report."""
+
+    def later() -> None:
+        time.sleep(0.1)
+        with contextlib.suppress(BaseException):
+            report(1, y=1.0)
+
+    report(0, y=1.0)
+    threading.Thread(target=later, daemon=True).start()
+    return 1.0

@@ -15,6 +15,7 @@ from autotune.strategies.base import History, Suggestion, Task
 from autotune.strategies.bo import selectable
 from autotune.strategies.bo.acquisition import log_expected_improvement
 from autotune.strategies.bo.candidates import Candidates, Pool, pool_of
+from autotune.strategies.bo.censored import imputed
 from autotune.strategies.bo.evidence import Evidence, Metrics, Reader
 from autotune.strategies.bo.failures import FailureModel, least_probability
 from autotune.strategies.bo.features import FeatureMap
@@ -34,7 +35,7 @@ INITIAL = 8  # configurations before models are asked, the default and baselines
 _FEW = 3  # measurements of what counts, before which its models follow cheaper evaluators
 _MAXIMIN = 512  # random configurations that the initial design is chosen from
 _CENTRES = 5  # of local search
-# Pending trials for each measured one, up to which expected results teach the models no hyperparameters. Where little was
+# Pending and pruned trials for each measured one, up to which what stands for them teaches no hyperparameters. Where little was
 # measured they do: learning anew spreads a batch, and batches of four then found more on a smooth function.
 _LITTLE = 0.1
 
@@ -109,7 +110,7 @@ class Engine:
     def propose(self, history: History, n: int) -> Sequence[Suggestion]:
         """See `Strategy.propose`."""
         evidence = self._reader.read(history)
-        taken = np.concatenate([evidence.measured, evidence.failed, evidence.pending])
+        taken = np.concatenate([evidence.measured, evidence.failed, evidence.pending, evidence.censored.units])
         # What was drawn for one evaluator should not be drawn again for the next.
         turn = len(history.trials)
         cheaper = Cheaper(history, self._reader, self._pool.points, self._shape, self._task.seed)
@@ -233,14 +234,26 @@ class Engine:
         # What is under way is known to some acquisitions; to others it is as if it had given what is expected of it.
         expected = pending.take(np.arange(0)) if is_joint(self._acquisition) else pending
         normal = np.flatnonzero(~evidence.setback)
+        pruned = moment.cheaper.guided(self._pool.points(evidence.censored.units))
         surrogates = [
-            self._believed(moment, measured.take(normal), metric.take(normal), expected, seed, objective)
-            for objective, metric in zip(self._task.objectives, evidence.objectives, strict=True)
+            self._believed(
+                moment, measured.take(normal), metric.take(normal), expected, seed, objective, (pruned, least)
+            )
+            for objective, metric, least in zip(
+                self._task.objectives, evidence.objectives, evidence.censored.objectives, strict=True
+            )
         ]
         limits = [
-            (self._believed(moment, *_known(measured, metric), pending, seed, constraint), limit)
-            for constraint, metric, limit in zip(
-                self._task.constraints, evidence.constraints, evidence.limits, strict=True
+            (
+                self._believed(moment, *_known(measured, metric), pending, seed, constraint, _bounded(pruned, least)),
+                limit,
+            )
+            for constraint, metric, limit, least in zip(
+                self._task.constraints,
+                evidence.constraints,
+                evidence.limits,
+                evidence.censored.constraints,
+                strict=True,
             )
             if np.isfinite(metric.values).sum() >= 2
         ]
@@ -297,20 +310,30 @@ class Engine:
         pending: Points,
         seed: int,
         of: Objective | OutcomeConstraint,
+        pruned: tuple[Points, Floats],
     ) -> Surrogate:
-        """Models of a metric; what is under way counts as if it had given what is expected of it."""
+        """Models of a metric; what is under way counts as if it had given what is expected of it, and so does what was pruned,
+        with its lower bounds (see `censored`)."""
         noise = metric.variance if metric.variance.any() else None
         guides = (*self._guides.of(of.metric), *moment.cheaper.of(of.metric, len(self._guides)))
         like = moment.learned.get(str(of))
         surrogate = Surrogate(points, metric.values, self._shape, seed, noise, guides, self._parts.models, like)
         moment.learned.setdefault(str(of), surrogate)
-        if not len(pending):
+        ended, least = pruned
+        guessed = len(pending) + len(ended)
+        if not guessed:
             return surrogate
-        expected = surrogate.warp.backward(surrogate.predict(pending).mean)
-        values = np.concatenate([metric.values, np.clip(expected, metric.values.min(), metric.values.max())])
-        noise = None if noise is None else np.concatenate([noise, np.zeros(len(pending))])
-        like = surrogate if len(pending) <= _LITTLE * len(points) else None
-        return Surrogate(points.joined(pending), values, self._shape, seed, noise, guides, self._parts.models, like)
+        values = metric.values
+        if len(pending):
+            expected = surrogate.warp.backward(surrogate.predict(pending).mean)
+            values = np.concatenate([values, np.clip(expected, metric.values.min(), metric.values.max())])
+            points = points.joined(pending)
+        if len(ended):
+            values = np.concatenate([values, imputed(surrogate.predict(ended), least, metric.values)])
+            points = points.joined(ended)
+        noise = None if noise is None else np.concatenate([noise, np.zeros(guessed)])
+        like = surrogate if guessed <= _LITTLE * len(metric.values) else None
+        return Surrogate(points, values, self._shape, seed, noise, guides, self._parts.models, like)
 
     def _repeated(self, outlook: Outlook, evidence: Evidence, measured: Points, found: Points) -> int | None:
         """The place of the configuration that is better measured again than the new one measured at all."""
@@ -342,6 +365,12 @@ def _centres(evidence: Evidence, rng: np.random.Generator) -> npt.NDArray[np.int
         order = rng.permutation(len(losses))
         order = order[np.argsort(~leading(losses, evidence.feasible)[order], kind="stable")]
     return order[:_CENTRES]
+
+
+def _bounded(points: Points, least: Floats) -> tuple[Points, Floats]:
+    """The pruned ones of which something is known."""
+    there = np.flatnonzero(np.isfinite(least))
+    return points.take(there), least[there]
 
 
 def _known(points: Points, metric: Metrics) -> tuple[Points, Metrics]:

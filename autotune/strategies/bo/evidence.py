@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from autotune.goals import Goals
 from autotune.space import SearchSpace
 from autotune.store.records import TrialRecord, TrialState
 from autotune.strategies.base import History
+from autotune.strategies.bo.censored import Censored
 from autotune.strategies.bo.regimes import setbacks
 from autotune.strategies.bo.warp import LARGEST
 
@@ -46,6 +48,7 @@ class Evidence:
         hashes: of `measured`, in order.
         setback: whether each measured one is far beyond the others (see `regimes`), shape ``(n,)``; such are not `feasible`.
         risks: of the finished trials that models had a say in, in order, whether each failed.
+        censored: those whose trials were pruned, and that never completed.
     """
 
     measured: Floats
@@ -58,6 +61,7 @@ class Evidence:
     hashes: tuple[str, ...]
     setback: npt.NDArray[np.bool_]
     risks: tuple[bool, ...]
+    censored: Censored
 
     @property
     def losses(self) -> Floats:
@@ -109,6 +113,19 @@ class Reader:
                 for t in sorted((*history.completed, *history.failed), key=lambda t: t.number)
                 if MODELLED in t.notes
             ),
+            self._censored([t for t in history.pruned if t.config_hash not in known], goals),
+        )
+
+    def _censored(self, pruned: Sequence[TrialRecord], goals: Goals) -> Censored:
+        def least(metric: str, sign: float) -> Floats:
+            # Of what is to be maximised, a lower bound is an upper bound of the loss, and no use.
+            found = [t.reported_at_least.get(metric, -np.inf) if sign > 0.0 else -np.inf for t in pruned]
+            return np.array(found, dtype=np.float64)
+
+        return Censored(
+            self._encode(pruned),
+            tuple(least(o.metric, o.sign) for o in goals.objectives),
+            tuple(least(c.metric, 1.0 if c.operator == "<=" else -1.0) for c in goals.constraints),
         )
 
     def _encode(self, trials: Iterable[TrialRecord]) -> Floats:

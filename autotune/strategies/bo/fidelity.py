@@ -54,7 +54,7 @@ class Cheaper:
         task = history.task
         for name in task.fidelities[:-1]:
             evidence = reader.read(history.at(name))
-            rows = np.concatenate([evidence.measured, evidence.failed, evidence.pending])
+            rows = np.concatenate([evidence.measured, evidence.failed, evidence.pending, evidence.censored.units])
             self._rows[name] = rows
             self._seen[name] = {row.tobytes() for row in rows}
             at = points(evidence.measured)
