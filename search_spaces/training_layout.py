@@ -21,6 +21,7 @@ from autotune.space import Config
 from autotune.space.feasible import FeasibleTable
 from autotune.store.records import TrialRecord
 from autotune.strategies.fixed_point import Vector
+from evaluators.choices import as_text
 from evaluators.training_layout.choices import CHOICES, chosen
 from evaluators.training_layout.cluster import Cluster
 from evaluators.training_layout.comparison import compare
@@ -45,13 +46,6 @@ from evaluators.training_layout.tables import KernelTimes, kernel_times
 _STARTS = 12  # families of layouts whose best are proposed first
 
 
-def _text(value: object) -> object:
-    """Numbers and lists of values, as Python callers may give them, as the command line has them."""
-    if isinstance(value, (list, tuple)):
-        return ",".join(str(_text(part)) for part in value)
-    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
-
-
 def _setting(name: str) -> Any:
     """The option of a setting: a value, or several by commas, which are searched over."""
     choice = CHOICES[name]
@@ -60,7 +54,7 @@ def _setting(name: str) -> Any:
     )
 
 
-_Values = Annotated[str, BeforeValidator(_text)]
+_Values = Annotated[str, BeforeValidator(as_text)]
 
 
 class Options(BaseModel):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from autotune.errors import UsageError
-from autotune.space import Categorical, Ordinal
+from evaluators.choices import Choice, Knob, knob, one_of, real, whole
 from evaluators.training_layout.gpus import CLUSTER, Gpu
 from evaluators.training_layout.layouts import Context
 
@@ -18,41 +17,6 @@ OPTIMIZER_BYTES: Mapping[str, float] = MappingProxyType({"adam": 12.0, ADAM8: 6.
 CONTEXTS: Mapping[str, Context] = MappingProxyType(
     {"ring": Context.RING, "ulysses": Context.ULYSSES, "tokenring": Context.TOKEN_RING}
 )
-
-
-def _one_of(*known: Any) -> Callable[[str], Any]:
-    by_text = {str(value): value for value in known}
-
-    def read(text: str) -> Any:
-        if text not in by_text:
-            raise ValueError(f"use {', '.join(by_text)}")
-        return by_text[text]
-
-    return read
-
-
-def _whole(least: int, most: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not text.isdecimal() or not least <= int(text) <= most:
-            raise ValueError(f"use whole numbers from {least} to {most}")
-        return int(text)
-
-    return read
-
-
-def _share(below: bool) -> Callable[[str], float]:
-    told = "use shares of at least 0 and " + ("below 1" if below else "at most 1")
-
-    def read(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            raise ValueError(told) from None
-        if not (0.0 <= value < 1.0 or (value == 1.0 and not below)):
-            raise ValueError(told)
-        return value
-
-    return read
 
 
 def _levels(text: str) -> str:
@@ -65,57 +29,22 @@ def _levels(text: str) -> str:
     return text
 
 
-@dataclass(frozen=True)
-class Choice:
-    """One setting.
-
-    Attributes:
-        name: of the option, and of the knob where there are several values.
-        read: a value from its text; raises `ValueError` that says what to use.
-        told: what it is, for people.
-        usual: values unless the user says otherwise, as text; empty where they depend on the GPU.
-        when: condition over earlier knobs under which it means anything.
-    """
-
-    name: str
-    read: Callable[[str], Any]
-    told: str
-    usual: str
-    when: str | None = None
-
-    def values(self, text: str) -> tuple[Any, ...]:
-        """All values of an option's text, in its order.
-
-        Raises:
-            UsageError: for a value that it does not have, or one twice.
-        """
-        found = []
-        for part in (piece.strip() for piece in text.split(",")):
-            try:
-                found.append(self.read(part))
-            except ValueError as error:
-                raise UsageError(f"{self.name} {part!r} is unknown; {error}") from None
-        if len(set(found)) < len(found):
-            raise UsageError(f"{self.name} {text!r} names a value twice; name each once")
-        return tuple(found)
-
-
 _CHOICES = (
     Choice(
         "precision",
-        _one_of("bf16", "fp8", "fp8-block", "mxfp8", "fp4", "fp32"),
+        one_of("bf16", "fp8", "fp8-block", "mxfp8", "fp4", "fp32"),
         "number format of the matrix products: bf16, fp8, fp8-block, mxfp8, fp4; or fp32 of everything",
         "bf16",
     ),
     Choice(
         "optimizer",
-        _one_of(*OPTIMIZER_BYTES),
+        one_of(*OPTIMIZER_BYTES),
         "adam keeps 12 bytes a parameter in float32, adam8bit 6, with moments in 8 bits",
         "adam",
     ),
     Choice(
         "context",
-        _one_of(*CONTEXTS),
+        one_of(*CONTEXTS),
         "how context parallelism works: ring, ulysses, tokenring",
         "ring,ulysses",
         "cp > 1",
@@ -130,19 +59,19 @@ _CHOICES = (
     ),
     Choice(
         "offload_states",
-        _one_of("none", "host", "ssd"),
+        one_of("none", "host", "ssd"),
         "where optimizer states lie: none (on the GPU), host, ssd",
         "none",
     ),
     Choice(
         "offload_activations",
-        _share(below=False),
+        real(0.0, 1.0),
         "share of the kept activations that wait in host memory",
         "0",
     ),
     Choice(
         "overlap",
-        _one_of("standard", "t3", "ladder", "co2", "fuyou"),
+        one_of("standard", "t3", "ladder", "co2", "fuyou"),
         "what hides what: standard; t3: reduce-scatters behind the products before them; ladder: tensor-parallel traffic "
         "behind the next block; co2: gradients behind the next local steps; fuyou: an offloaded optimizer behind the backward "
         "pass",
@@ -150,40 +79,40 @@ _CHOICES = (
     ),
     Choice(
         "sparsity",
-        _share(below=True),
+        real(0.0, 1.0, below=True),
         "share of the weights that are pruned, whose gradients and states are not kept (SAMO)",
         "0",
     ),
     Choice(
         "local_steps",
-        _whole(1, 10_000),
+        whole(1, 10_000),
         "steps between synchronisations of shard groups (DiLoCo)",
         "1",
     ),
     Choice(
         "moe_pipeline",
-        _whole(1, 64),
+        whole(1, 64),
         "parts that a layer's tokens are cut into on their way through experts (FSMoE)",
         "1",
         "ep > 1",
     ),
     Choice(
         "gradient_slices",
-        _whole(0, 64),
+        whole(0, 64),
         "slices of gradients that are reduced in the gaps of the experts' pipeline (FSMoE); 0: none",
         "0",
         "ep > 1",
     ),
     Choice(
         "length_groups",
-        _one_of("static", "dynamic"),
+        one_of("static", "dynamic"),
         "with lengths: static gives every document the whole context-parallel group, dynamic as many GPUs as it needs "
         "(ByteScale)",
         "static",
     ),
     Choice(
         "redundancy",
-        _whole(0, 64),
+        whole(0, 64),
         "straggling copies that need not be waited for, each at the price of as much work again (gradient coding, ICML 2017)",
         "0",
     ),
@@ -219,17 +148,13 @@ def _usual_levels(gpu: Gpu) -> list[str]:
     return [CLUSTER, *reversed(gpu.levels), f"{nearest}/{nearest}/{CLUSTER}"]
 
 
-def knobs(settings: Mapping[str, tuple[Any, ...]], experts: bool) -> list[Categorical | Ordinal]:
+def knobs(settings: Mapping[str, tuple[Any, ...]], experts: bool) -> list[Knob]:
     """The settings that have several values, as parameters."""
-    found: list[Categorical | Ordinal] = []
-    for name, values in settings.items():
-        if len(values) > 1 and (experts or name not in OF_EXPERTS):
-            when = CHOICES[name].when
-            if isinstance(values[0], str):
-                found.append(Categorical(name, list(values), when=when, default=values[0]))
-            else:
-                found.append(Ordinal(name, sorted(values), when=when, default=values[0]))
-    return found
+    return [
+        knob(CHOICES[name], values, CHOICES[name].when)
+        for name, values in settings.items()
+        if len(values) > 1 and (experts or name not in OF_EXPERTS)
+    ]
 
 
 def shard_levels(value: str) -> Sequence[str]:

@@ -12,6 +12,7 @@ import numpy as np
 from autotune.errors import UsageError
 from autotune.space import Categorical, Config, Constraint, Ordinal, SearchSpace
 from autotune.space.feasible import FeasibleTable
+from evaluators.choices import Knob
 from evaluators.training_layout.choices import knobs, shard_levels
 from evaluators.training_layout.job import RECOMPUTATIONS, Job
 from evaluators.training_layout.layouts import Bools
@@ -64,7 +65,7 @@ def layouts_of(job: Job, space: SearchSpace | None = None) -> FeasibleTable:
     return table
 
 
-def parameters_of(job: Job) -> list[Ordinal | Categorical]:
+def parameters_of(job: Job) -> list[Knob]:
     """The knobs, in the order of the space."""
     model, gpus = job.model, job.gpus
     together = min(job.cluster.joined, gpus)
@@ -73,7 +74,7 @@ def parameters_of(job: Job) -> list[Ordinal | Categorical]:
     stages = [p for p in range(1, min(gpus, model.n_layers) + 1) if gpus % p == 0 and _stages(model, p)]
     chunks = [v for v in range(1, MOST_CHUNKS + 1) if v == 1 or any(_stages(model, p * v) for p in stages if p > 1)]
     micro = [b for b in _powers(min(MOST_MICRO_BATCH, job.global_batch)) if job.global_batch % b == 0]
-    found: list[Ordinal | Categorical] = [
+    found: list[Knob] = [
         Ordinal("tp", tensor),
         Ordinal("cp", context),
         Ordinal("pp", stages),

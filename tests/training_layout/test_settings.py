@@ -30,11 +30,11 @@ def metrics(one: Any, **values: Any) -> dict[str, float]:
         ("precision", "fp16", "precision 'fp16' is unknown; use bf16, fp8"),
         ("context", "ring,rings", "context 'rings' is unknown; use ring, ulysses, tokenring"),
         ("local_steps", "0", "local_steps '0' is unknown; use whole numbers from 1 to 10000"),
-        ("sparsity", "1", "sparsity '1' is unknown; use shares of at least 0 and below 1"),
+        ("sparsity", "1", "sparsity '1' is unknown; use numbers of at least 0 and below 1"),
         (
             "offload_activations",
             "half",
-            "offload_activations 'half' is unknown; use shares of at least 0 and at most 1",
+            "offload_activations 'half' is unknown; use numbers of at least 0 and at most 1",
         ),
         ("shard_within", "host", "shard_within 'host' is unknown; use a link level"),
         ("overlap", "t3,t3", "overlap 't3,t3' names a value twice"),
