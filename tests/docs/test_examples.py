@@ -63,6 +63,8 @@ def test_no_page_with_python_is_forgotten() -> None:
         "README.md",
         "docs/add-a-domain.md",
         "docs/command-tuning.md",
+        "docs/flower.md",  # tests/integrations/test_flower_simulation.py runs it
+        "docs/pruning.md",
         "docs/strategies.md",
         "docs/traces.md",
         "docs/training-layout.md",
@@ -93,6 +95,12 @@ def test_training_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.chdir(tmp_path)
     result = executed(shown("docs/training-layout.md", "python"))["result"]
     assert str(result.best.config) in capsys.readouterr().out
+
+
+def test_pruning(capsys: pytest.CaptureFixture[str]) -> None:
+    result = executed(shown("docs/pruning.md", "python"))["result"]
+    assert result.trials["pruned"] > 0 and result.trials["completed"] + result.trials["pruned"] == 30
+    assert f"{result.trials['pruned']} pruned" in capsys.readouterr().out
 
 
 def test_a_command_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
