@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from autotune.errors import UsageError
-from autotune.space import Categorical, Config, Constraint, Ordinal, SearchSpace
+from autotune.space import Config, Constraint, Ordinal, SearchSpace
 from autotune.space.feasible import FeasibleTable
 from evaluators.choices import Knob
 from evaluators.training_layout.choices import knobs, shard_levels
