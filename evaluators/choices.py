@@ -51,7 +51,12 @@ def real(least: float, most: float, *, above: bool = False, below: bool = False)
             value = float(text)
         except ValueError:
             raise ValueError(told) from None
-        if not math.isfinite(value) or not least <= value <= most or (above and value == least) or (below and value == most):
+        if (
+            not math.isfinite(value)
+            or not least <= value <= most
+            or (above and value == least)
+            or (below and value == most)
+        ):
             raise ValueError(told)
         return value
 

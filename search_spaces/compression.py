@@ -205,7 +205,9 @@ def _refuse_fragments(settings: Mapping[str, tuple[Any, ...]], task: tasks.Task)
     asked = max(settings["fragments"])
     if asked > most > 0:
         beside = " with adapters" if adapted else ""
-        raise UsageError(f"fragments {asked} is more than the tensors that task {task.name}{beside} trains; use at most {most}")
+        raise UsageError(
+            f"fragments {asked} is more than the tensors that task {task.name}{beside} trains; use at most {most}"
+        )
 
 
 def _job(options: Any, task: tasks.Task, settings: Mapping[str, tuple[Any, ...]]) -> Job:

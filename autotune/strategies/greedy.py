@@ -57,9 +57,11 @@ class Greedy(Strategy):
     def _around(self, history: History) -> Iterator[tuple[Config, str]]:
         """The centre with one constant changed: all constants by one step first, then all by two, and so on.
 
-        The centre is the best configuration that was measured of those that greedy proposed, or of all where none was.
+        The centre is the best configuration that was measured of the rule's and of those that greedy proposed, or of all.
         """
-        own = [trial for trial in history.ranked if trial.proposer == self.name]
+        # The rule itself may have been measured as a baseline.
+        rules = {self.task.space.config_hash(dict(rule)) for rule in self._rule.rules()}
+        own = [trial for trial in history.ranked if trial.proposer == self.name or trial.config_hash in rules]
         ranked = own or list(history.ranked)
         if not ranked:
             return

@@ -194,14 +194,14 @@ def _mix(text: str) -> list[tuple[tuple[str, ...], str | None, float]]:
         classes = GROUPS.get(name, (name,) if name in DEVICES else ())
         if not classes:
             raise UsageError(
-                f"mix {text!r} has device {name!r}, which is unknown; use {', '.join((*GROUPS, *DEVICES))}"
+                f"fleet {text!r} has device {name!r}, which is unknown; use {', '.join((*GROUPS, *DEVICES))}"
             )
         if link and link not in LINKS:
-            raise UsageError(f"mix {text!r} has link {link!r}, which is unknown; use {', '.join(LINKS)}")
+            raise UsageError(f"fleet {text!r} has link {link!r}, which is unknown; use {', '.join(LINKS)}")
         number = _number(weight) if weight else 1.0
         if number is None or number <= 0:
             raise UsageError(
-                f"mix {text!r} gives {name} the share {weight!r}; give numbers above 0, as in phones:40,jetsons:80"
+                f"fleet {text!r} gives {name} the share {weight!r}; give numbers above 0, as in phones:40,jetsons:80"
             )
         entries.append((classes, link or None, number))
     return entries

@@ -15,7 +15,7 @@ def download_keep(freshest: float, away: Tensor, round_: int) -> Tensor:
 
     Args:
         freshest: kept for a device that was there in the round before, in (0, 1].
-        away: ``(m,)`` rounds that each has missed since it last took part; `round_` for one that never did.
+        away: ``(m,)`` rounds since each last took part, 1 for the round before; `round_` for one that never did.
         round_: counted from 1.
     """
     share = (away.double() / round_).clamp(0.0, 1.0)

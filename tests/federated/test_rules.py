@@ -30,11 +30,12 @@ def test_devices_are_told_apart_by_when_they_took_part() -> None:
     first = world.participants(0)
     method.round(0)
     keep = method.download_keep(1, world.everyone)
-    assert keep[first].tolist() == pytest.approx([0.2] * 2)
-    assert keep.sum() == pytest.approx(2 * 0.2 + 2 * 1.0)
-    # Round 4, counted from 1, for one that took part in the first: two rounds of four were missed.
+    # Round 2, counted from 1, for one that took part in the first: one round ago, of two.
+    assert keep[first].tolist() == pytest.approx([1 - (1 - 1 / 2) * 0.8] * 2)
+    assert keep.sum() == pytest.approx(2 * 0.6 + 2 * 1.0)
+    # Round 4: three rounds ago, of four.
     later = method.download_keep(3, first)
-    assert later.tolist() == pytest.approx([1 - (1 - 2 / 4) * 0.8] * 2)
+    assert later.tolist() == pytest.approx([1 - (1 - 3 / 4) * 0.8] * 2)
 
 
 def test_ratios_fall_by_rank_of_importance() -> None:

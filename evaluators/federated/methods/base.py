@@ -43,7 +43,7 @@ class Method(abc.ABC):
         if not self.settings.staleness:
             return torch.full((len(who),), freshest, dtype=torch.float64)
         last = self._last[who]
-        away = torch.where(last < 0, round_ + 1, round_ - last - 1)
+        away = torch.where(last < 0, round_ + 1, round_ - last)
         return download_keep(freshest, away, round_ + 1)
 
     def fetch(self, download: Download, round_: int, who: Tensor) -> tuple[Tensor, Tensor]:
