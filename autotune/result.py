@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.equipment import GIVEN, PREDICTOR
 from autotune.predictors import Agreement, agreements
 from autotune.store import TrialRecord, TrialState
+from autotune.store.records import DEFAULT_LABEL
 from autotune.study import Study
 
 if TYPE_CHECKING:
@@ -115,6 +116,17 @@ class Result:
             predictor=borne_out if predicted else None,
         )
 
+    @property
+    def gains(self) -> dict[str, float]:
+        """Relative improvement of the best over the default and over every baseline, by name; of those that completed."""
+        if self.best is None:
+            return {}
+        objective = self.study.objectives[0]
+        value = self.best.metrics[objective.metric]
+        named = {DEFAULT_LABEL: self.default, **self.baselines}
+        found = {name: objective.gain(value, o.metrics[objective.metric]) for name, o in named.items() if o is not None}
+        return {name: gain for name, gain in found.items() if gain is not None}
+
     def frame(self) -> pd.DataFrame:
         """One row per trial, see `Study.frame`."""
         return self.study.frame()
@@ -129,6 +141,7 @@ class Result:
             "best": self.best.to_dict() if self.best else None,
             "default": self.default.to_dict() if self.default else None,
             "gain": self.gain,
+            "gains": self.gains,
             "baselines": {name: outcome.to_dict() for name, outcome in self.baselines.items()},
             "pareto": [o.to_dict() for o in self.pareto] if len(self.study.objectives) > 1 else None,
             "trials": dict(self.trials),

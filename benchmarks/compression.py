@@ -80,7 +80,9 @@ def both_ways(settings: Mapping[str, Any]) -> dict[str, Any] | None:
     name = settings.get("compressor", "none")
     if name in ("quantise", "nonuniform"):
         return {**settings, "download": "quantise", "download_keep": settings["upload_keep"]}
-    if name in ("top-k", "rand-k", "fedzip", "low-rank"):
+    if name == "fedzip":
+        return {**settings, "download": "fedzip", "download_keep": settings["upload_keep"]}
+    if name in ("top-k", "rand-k", "low-rank"):
         return {**settings, "download": "top-k", "download_keep": settings["upload_keep"]}
     return {**settings, "download": "half"} if name in ("half", "sign") else None
 

@@ -102,7 +102,8 @@ class EControl(Feedback):
 class MomentumCorrection(Feedback):
     """Momentum before the compressor; where something was sent, both the momentum and what waits begin anew.
 
-    Updates are scaled by ``1 - momentum``, so that a number that is sent every round sums to what it would without momentum.
+    A number that is sent every round has no momentum then; one that waits for long gathers up to ``1 / (1 - momentum)`` times
+    its updates, as the paper has it.
     """
 
     memories = 2
@@ -114,7 +115,7 @@ class MomentumCorrection(Feedback):
 
     def send(self, who: Tensor, update: Tensor, compress: Send) -> tuple[Tensor, Sent]:
         """See `Feedback.send`."""
-        velocity = self.momentum * self.velocity[who] + (1.0 - self.momentum) * update
+        velocity = self.momentum * self.velocity[who] + update
         waiting = self.waiting[who] + velocity
         sent = compress(waiting)
         masked = sent.values != 0

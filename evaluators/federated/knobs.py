@@ -25,7 +25,7 @@ _UNBIASED = tuple(name for name, kind in COMPRESSORS.items() if kind.unbiased)
 _COMPRESSING = tuple(name for name in COMPRESSORS if name != "none")
 _SPARSE = ("top-k", "rand-k", "fedzip")
 _QUANTISERS = ("quantise", "nonuniform")
-_SHARING = ("quantise", "top-k", LOW_DEVIATION)  # downloads of which a share is kept
+_SHARING = ("quantise", "top-k", "fedzip", LOW_DEVIATION)  # downloads of which a share is kept
 FEWEST_BITS = 2 / 32  # of a number that a quantiser sends
 # Methods that send updates through `Uploads`, with any feedback, and models through a `Download`.
 _SERVED = ("fedavg", "diloco", "fedfix")
@@ -79,7 +79,7 @@ _CHOICES = (
         "download",
         one_of(*DOWNLOADS),
         f"how devices are sent the model: {', '.join(DOWNLOADS)}",
-        "none,half,quantise,top-k,low-deviation",
+        "none,half,quantise,top-k,fedzip,low-deviation",
     ),
     Choice(
         "download_keep",
@@ -156,7 +156,7 @@ _WHEN: Mapping[str, tuple[Condition, ...]] = MappingProxyType({
     "warmup_rounds": ({"compressor": _COMPRESSING, "method": (*_SERVED, *_CONTROLLED, "gossip")},),
     "download": ({"method": (*_SERVED, *_CONTROLLED)},),
     "download_keep": ({"download": _SHARING},),
-    "staleness": ({"download": ("top-k", LOW_DEVIATION)},),
+    "staleness": ({"download": ("top-k", "fedzip", LOW_DEVIATION)},),
     "server_rate": ({"method": tuple(name for name in METHODS if name != "locodl")},),
     "server_momentum": ({"method": _SERVED},),
     "fragments": ({"method": ("diloco",)},),

@@ -26,7 +26,7 @@ FEEDBACKS: Mapping[str, str] = {
     "econtrol": "both, with a strength (arXiv:2311.05645)",
     "dgc": "momentum on devices, masked where it was sent (Deep Gradient Compression, arXiv:1712.01887)",
 }
-DOWNLOADS = ("none", "half", "quantise", "top-k", "low-deviation")
+DOWNLOADS = ("none", "half", "quantise", "top-k", "fedzip", "low-deviation")
 TOPOLOGIES = ("ring", "random", "complete")
 LOW_DEVIATION = "low-deviation"
 UNBIASED_ONLY = ("scallion", "locodl")

@@ -350,6 +350,8 @@ def test_a_result_is_complete_json(url: str) -> None:
     }
     assert told["default"]["metrics"]["latency_ms"] == 19.0 and told["gain"] == result.gain
     assert set(told["baselines"]) == {"wide"} and told["pareto"] is None
+    best, wide = (o["metrics"]["latency_ms"] for o in (told["best"], told["baselines"]["wide"]))
+    assert told["gains"] == pytest.approx({"default": (19.0 - best) / 19.0, "wide": (wide - best) / wide})
     assert told["trials"]["total"] == 6 and told["trials"]["failures"]["oom"] >= 1
     assert set(told["seconds"]) == {"total", "suggest", "evaluate", "store"}
     assert told["seconds"]["total"] >= told["seconds"]["store"] >= 0

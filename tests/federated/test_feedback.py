@@ -101,12 +101,12 @@ def test_signs_alone_stay_on_their_line_and_with_feedback_go_down() -> None:
 
 def test_momentum_correction_over_three_rounds() -> None:
     feedback = MomentumCorrection(1, 2, 0.5)
-    update = torch.tensor([[4.0, 2.0]])  # halved, as momentum doubles in the long run: (2, 1)
+    update = torch.tensor([[4.0, 2.0]])
     expected = [
         # sent         velocity      waiting
-        ([2.0, 0.0], [0.0, 1.0], [0.0, 1.0]),
-        ([0.0, 2.5], [2.0, 0.0], [2.0, 0.0]),  # velocity was (2, 1.5), and (2, 2.5) waited
-        ([5.0, 0.0], [0.0, 1.0], [0.0, 1.0]),  # velocity was (3, 1), and (5, 1) waited
+        ([4.0, 0.0], [0.0, 2.0], [0.0, 2.0]),
+        ([0.0, 5.0], [4.0, 0.0], [4.0, 0.0]),  # velocity was (4, 3), and (4, 5) waited
+        ([10.0, 0.0], [0.0, 2.0], [0.0, 2.0]),  # velocity was (6, 2), and (10, 2) waited
     ]
     for sent, velocity, waiting in expected:
         told, _ = feedback.send(EVERYONE, update, top(1))
@@ -115,11 +115,11 @@ def test_momentum_correction_over_three_rounds() -> None:
         assert feedback.waiting.tolist() == [waiting]
 
 
-def test_momentum_that_is_sent_whole_each_round_is_the_update_scaled() -> None:
+def test_what_is_sent_each_round_has_no_momentum() -> None:
     feedback = MomentumCorrection(1, 2, 0.9)
     for _ in range(3):
         told, _ = feedback.send(EVERYONE, torch.tensor([[4.0, 2.0]]), top(2))
-        torch.testing.assert_close(told, torch.tensor([[0.4, 0.2]]))  # masking forgets what was before
+        torch.testing.assert_close(told, torch.tensor([[4.0, 2.0]]))  # masking forgets what was before
 
 
 def test_error_feedback_by_hand() -> None:
