@@ -14,8 +14,8 @@ from hypothesis import settings
 
 from tests.postgres import PostgresMissingError, server
 
-# As many workers as cores run tests side by side, and torch's threads of one would spin for cores that the others have. Libraries
-# read this when they are first imported, and processes that tests start inherit it.
+# As many workers as cores run tests side by side, and torch's threads of one would spin for cores that the others have.
+# Libraries read this when they are first imported, and processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # How long one example takes says more about the machine than about the code.

@@ -175,7 +175,9 @@ def _print_comparison(result: Result, console: Console) -> None:
     console.print(table(None, columns, rows, right=columns[1:]))
     if result.baselines:
         gains = sorted(result.gains.items(), key=lambda item: item[1])
-        console.print(f"the best over each: {', '.join(f'{name} {percent(gain)}' for name, gain in gains)}", soft_wrap=True)
+        console.print(
+            f"the best over each: {', '.join(f'{name} {percent(gain)}' for name, gain in gains)}", soft_wrap=True
+        )
 
 
 def _print_front(result: Result, console: Console) -> None:
