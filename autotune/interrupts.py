@@ -7,6 +7,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from autotune.study import Study
+    from autotune.trial import Trial
 
 
 @contextmanager
@@ -36,3 +41,16 @@ def held() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if came:
         raise KeyboardInterrupt
+
+
+def asked(study: Study, up_to: int | None) -> Trial:
+    """The next trial; an interrupt meanwhile gives it back."""
+    trial = None
+    try:
+        with held():
+            trial = study.ask(up_to=up_to)
+    except KeyboardInterrupt:
+        if trial is not None:
+            study.release(trial)
+        raise
+    return trial

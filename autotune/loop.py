@@ -14,7 +14,7 @@ from autotune.errors import LeaseLostError, SpaceExhaustedError, StoreError, Usa
 from autotune.execution import Evaluate, InProcess, Runner
 from autotune.hardware import current_environment
 from autotune.heartbeat import Heartbeat
-from autotune.interrupts import held
+from autotune.interrupts import asked, held
 from autotune.measurement import ONCE, Failure, Measurement, Protocol
 from autotune.objective import Objective, OutcomeConstraint, parse_constraints, parse_objectives
 from autotune.opening import open_study
@@ -318,7 +318,7 @@ def _drive(
                 state, reason = "done", enough
                 break
             try:
-                trial = _ask(study, limits.trials)
+                trial = asked(study, limits.trials)
             except SpaceExhaustedError as end:
                 state, reason = "done", str(end)
                 break
@@ -343,19 +343,6 @@ def _drive(
     total = time.perf_counter() - started
     seconds = {"total": total, "suggest": study.suggest_s, "evaluate": evaluated, "store": study.store_s}
     return Result.of(study, seconds)
-
-
-def _ask(study: Study, up_to: int | None) -> Trial:
-    """The next trial; an interrupt meanwhile gives it back."""
-    trial = None
-    try:
-        with held():
-            trial = study.ask(up_to=up_to)
-    except KeyboardInterrupt:
-        if trial is not None:
-            study.release(trial)
-        raise
-    return trial
 
 
 def _evaluate(

@@ -34,15 +34,6 @@ class Download(abc.ABC):
         """Devices `who` have trained to `models`, ``(m, size)``."""
 
 
-class Whole(Download):
-    """In float32, as it is."""
-
-    def send(self, who: Tensor, model: Tensor, keep: Tensor, seeds: Tensor) -> Sent:
-        """See `Download.send`."""
-        lengths = torch.full((len(who),), FLOAT_BYTES * len(model), dtype=torch.int64)
-        return Sent(model.expand(len(who), -1).clone(), lengths)
-
-
 class Compressed(Download):
     """By a compressor that needs to know nothing of the device."""
 
@@ -97,9 +88,7 @@ class Recovered(Download):
 
 def make_download(name: str, n: int, tensors: Tensors) -> Download:
     """The download of that name, for `n` devices."""
-    if name == "none":
-        return Whole()
     if name == LOW_DEVIATION:
         return Recovered(n, tensors)
     compressor = make(name, tensors)
-    return Compressed(compressor) if name == "half" else Differences(n, compressor)
+    return Compressed(compressor) if name in ("none", "half") else Differences(n, compressor)

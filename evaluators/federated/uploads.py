@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from autotune.errors import UsageError
@@ -57,6 +56,7 @@ class Uploads:
         self.settings = settings
         alone = settings.feedback == "none" if scaled is None else scaled
         self.compressor = make_compressor(settings, tensors, scaled=alone)
+        self._whole = make("none", tensors)
         self.feedback: Feedback = make_feedback(
             settings.feedback,
             world.n,
@@ -76,21 +76,16 @@ class Uploads:
         Args:
             use: tells several messages of one round apart.
         """
-        keep, seeds = self.keep(round_, who), self.world.seeds(round_, who, use)
-
-        def compress(rows: Tensor) -> Sent:
-            if not self.compressor.rated and round_ < self.settings.warmup_rounds:
-                return as_it_is(rows)
-            return self.compressor.compress(rows, keep, seeds)
-
-        estimate, sent = self.feedback.send(who, update, compress)
+        keep = self.keep(round_, who)
+        estimate, sent = self.feedback.send(who, update, lambda rows: self.compress(round_, who, rows, keep, use))
         return estimate, sent.bytes
+
+    def compress(self, round_: int, who: Tensor, rows: Tensor, keep: Tensor, use: int = 0) -> Sent:
+        """What devices put on the wire for rows ``(m, size)`` at ratios ``(m,)``; a compressor without a ratio begins after the
+        warm-up."""
+        early = not self.compressor.rated and round_ < self.settings.warmup_rounds
+        return (self._whole if early else self.compressor).compress(rows, keep, self.world.seeds(round_, who, use))
 
     def expected_bytes(self, round_: int, who: Tensor, size: int) -> Tensor:
         """About what each device will send, ``(m,)``, before it is known."""
         return FLOAT_BYTES * size * self.keep(round_, who)
-
-
-def as_it_is(rows: Tensor) -> Sent:
-    """Rows in float32."""
-    return Sent(rows, torch.full((len(rows),), FLOAT_BYTES * rows.shape[1], dtype=torch.int64))

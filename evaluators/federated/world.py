@@ -184,7 +184,6 @@ class World:
         down_bytes: Tensor,
         up_bytes: Tensor,
         compute_s: Tensor,
-        hidden_s: Tensor | float = 0.0,
     ) -> None:
         """A round with a barrier: it ends with the last device whose update arrives.
 
@@ -192,13 +191,12 @@ class World:
 
         Args:
             who, arrived, down_bytes, up_bytes, compute_s: ``(m,)`` each.
-            hidden_s: of a device's time on the link, what runs behind its computing.
         """
-        sending = self.sending_seconds(round_, who, down_bytes, torch.where(arrived, up_bytes, 0))
-        exposed = (sending - hidden_s).clamp_min(0.0)
-        taken = exposed + compute_s
+        sent_bytes = torch.where(arrived, up_bytes, 0)
+        sending = self.sending_seconds(round_, who, down_bytes, sent_bytes)
+        taken = sending + compute_s
         length = float(taken[arrived].max())
-        self.spend(ledger, who, down_bytes, torch.where(arrived, up_bytes, 0), compute_s, sending)
+        self.spend(ledger, who, down_bytes, sent_bytes, compute_s, sending)
         waiting = torch.where(arrived, length - taken, 0.0)
         ledger.add(who, waiting_s=waiting, joules=waiting * self.fleet.idle_w[who])
         ledger.seconds += length

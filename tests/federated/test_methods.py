@@ -87,17 +87,6 @@ def test_a_round_with_a_lost_device_by_hand() -> None:
     assert ledger.joules.tolist() == [3 * 5 + 5 * 3 + 2, 9 * 5 + 3 * 3, 5 * 5 + 5 * 3]
 
 
-def test_what_hides_behind_computing_takes_no_time_and_still_energy() -> None:
-    world = even_world(drifting(2))
-    ledger = Ledger(2)
-    ones = torch.tensor([True, True])
-    world.charge(
-        ledger, 0, torch.arange(2), ones, torch.tensor([100, 100]), torch.tensor([0, 0]), torch.tensor([4.0, 4.0]), 1.5
-    )
-    assert ledger.seconds == 4.0 + 0.5
-    assert ledger.joules.tolist() == [4 * 5 + 2 * 3] * 2
-
-
 def test_rounds_of_averaging_by_hand() -> None:
     learner = drifting(2, 6)
     world = world_of(learner, [10, 10], devices=machines(2, slower=[1.0, 2.0]))

@@ -15,7 +15,7 @@ from autotune.execution.runner import classify
 from autotune.hardware import current_environment
 from autotune.heartbeat import Heartbeat
 from autotune.integrations.flower.run import TOTALS, TunedRun
-from autotune.interrupts import held
+from autotune.interrupts import asked, held
 from autotune.loop import DEFAULT_TRIALS
 from autotune.measurement import Failure, Measurement
 from autotune.objective import Objective, OutcomeConstraint, parse_constraints, parse_objectives
@@ -25,7 +25,6 @@ from autotune.result import Result
 from autotune.space import Config, SearchSpace
 from autotune.stopping import Limits
 from autotune.study import Study
-from autotune.trial import Trial
 
 
 def open_study(
@@ -82,7 +81,7 @@ def tuned_run(study: Study, *, trials: int | None = None) -> Iterator[TunedRun]:
     """
     environment = current_environment()
     study.set_environment(environment.fingerprint, environment.to_dict())
-    trial = _ask(study, trials)
+    trial = asked(study, trials)
     heartbeat = Heartbeat(study)
     began = time.perf_counter()
     raised: BaseException | None = None
@@ -182,16 +181,3 @@ def _once(
         warnings.warn(f"trial {run.number} failed: {run.record.failure_message}", RuntimeWarning, stacklevel=3)
     if callback is not None and run is not None:
         callback(run)
-
-
-def _ask(study: Study, up_to: int | None) -> Trial:
-    """The next trial; an interrupt meanwhile gives it back."""
-    trial = None
-    try:
-        with held():
-            trial = study.ask(up_to=up_to)
-    except KeyboardInterrupt:
-        if trial is not None:
-            study.release(trial)
-        raise
-    return trial

@@ -12,12 +12,10 @@ import torch
 from torch import Tensor
 
 from autotune.errors import UsageError
-from evaluators.federated.compressors.base import Compressor
 from evaluators.federated.downloads import make_download
 from evaluators.federated.methods.base import Method
-from evaluators.federated.rules import upload_keep, warmed
 from evaluators.federated.settings import Settings
-from evaluators.federated.uploads import as_it_is, make_compressor, unbiased_compressor
+from evaluators.federated.uploads import Uploads, unbiased_compressor
 from evaluators.federated.world import World
 
 
@@ -29,11 +27,9 @@ class ControlledAveraging(Method):
         if settings.feedback != "none":
             raise UsageError(f"feedback {settings.feedback!r} is not for method {settings.method!r}, which has its own")
         self._moving = settings.method == "scafcom"
-        self.compressor: Compressor
-        if self._moving:
-            self.compressor = make_compressor(settings, self.tensors, scaled=False)
-        else:
-            self.compressor, _ = unbiased_compressor(settings, self.tensors)
+        if not self._moving:
+            unbiased_compressor(settings, self.tensors)  # refuses others
+        self.uploads = Uploads(world, settings, self.tensors, scaled=not self._moving)
         self.download = make_download(settings.download, world.n, self.tensors)
         self.controls = torch.zeros(world.n, self.tensors.size)
         self.control = torch.zeros(self.tensors.size)
@@ -50,8 +46,7 @@ class ControlledAveraging(Method):
         who = world.participants(round_)
         start, down = self.fetch(self.download, round_, who)
         down = down + self.model_bytes  # the server's control variate
-        keep = upload_keep(settings.upload_keep, settings.importance_share, world.importance[who])
-        keep = warmed(keep, round_, settings.warmup_rounds)
+        keep = self.uploads.keep(round_, who)
         batch = self.batches(round_, who, down, self.model_bytes * keep)
         correction = self.control - self.controls[who]
         end, loss = self.train(start, who, batch, round_, correction)
@@ -81,14 +76,11 @@ class ControlledAveraging(Method):
             wanted = torch.where(new, gradient, momentum * self.averages[who] + (1.0 - momentum) * gradient)
             self.averages[who] = wanted
         increment = self._damping(keep)[:, None] * (wanted - self.controls[who])
-        if not self.compressor.rated and round_ < self.settings.warmup_rounds:
-            sent = as_it_is(increment)
-        else:
-            sent = self.compressor.compress(increment, keep, self.world.seeds(round_, who))
+        sent = self.uploads.compress(round_, who, increment, keep)
         return sent.values, sent.bytes
 
     def _damping(self, keep: Tensor) -> Tensor:
         """What each device multiplies its message with, ``(m,)``."""
         if self._moving:
             return torch.ones(len(keep))
-        return torch.tensor([1.0 / (1.0 + (self.compressor.omega(float(share)) or 0.0)) for share in keep])
+        return torch.tensor([1.0 / (1.0 + (self.uploads.compressor.omega(float(share)) or 0.0)) for share in keep])
