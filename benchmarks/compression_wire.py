@@ -4,9 +4,9 @@ python -m benchmarks.compression_wire [--task digits] [--devices 4] [--rounds 15
     [--compressors none top-k ...] [--keep 0.1] [--feedback ef] [--local-steps 5] [--link lte] [--json FILE]
 
 Each line is a run of so many processes of this machine, with one thread each. Bytes are exact on both sides. Seconds are of a
-round: what the simulation's clock says, the same with compressing as it was measured, the median of the real rounds with its
-quartiles, and what the slowest process did in them. On a machine with fewer free cores than devices computing takes longer than
-one device alone would; it was measured in the same processes, all at work at once.
+round: what the simulation's clock says, the same with compressing and waiting as they were measured, the median of the real
+rounds with its quartiles, and what the slowest process did in them. On a machine with fewer free cores than devices computing
+takes longer than one device alone would; it was measured in the same processes, all at work at once.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ class Row:
             not tell.
         seconds_simulated: the simulation's clock, with computing as measured in the processes before, and latencies longer by
             what gloo itself takes there.
-        seconds_predicted: with compressing and averaging as measured there too, for which that clock has no term.
+        seconds_predicted: with compressing, averaging and waiting for the last one as measured there too, for which that clock
+            has no term.
         seconds_real: median over rounds but the first.
         seconds_quartiles: likewise.
         compute_s, pack_s, exchange_s, mean_s: of the real round, medians of the slowest process.

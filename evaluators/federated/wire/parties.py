@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import statistics
 import time
 from collections.abc import Callable
 
@@ -86,8 +85,8 @@ class Party:
         """One round; leaves a second for each phase that this process has."""
         raise NotImplementedError
 
-    def calibrate(self) -> dict[str, float]:
-        """Median seconds of the phases but for the exchange, measured while all others measure theirs."""
+    def calibrate(self) -> dict[str, list[float]]:
+        """Seconds of a round's phases but for the exchange, as often as asked for, while all others measure theirs."""
         raise NotImplementedError
 
     def timed(self, phase: str, began: float) -> float:
@@ -96,15 +95,15 @@ class Party:
         self.phases[phase].append(ended - began)
         return ended
 
-    def median(self, work: Callable[[], object]) -> float:
-        """Seconds of work that all processes begin at once."""
+    def repeated(self, work: Callable[[], object]) -> list[float]:
+        """Seconds of work that all processes begin at once; the first time is not among them."""
         taken = []
         for _ in range(1 + self.run.calibrations):
             dist.barrier()
             began = time.perf_counter()
             work()
             taken.append(time.perf_counter() - began)
-        return statistics.median(taken[1:])
+        return taken[1:]
 
     def nothing(self) -> None:
         """For processes that have no part in what the others measure."""
@@ -143,14 +142,14 @@ class Device(Party):
         end, loss = self.world.train(start[None], self.me, self.batch(), given.local_steps, given.learning_rate, round_)
         return start - end[0], float(loss)
 
-    def calibrate(self) -> dict[str, float]:
+    def calibrate(self) -> dict[str, list[float]]:
         """See `Party.calibrate`."""
         last = self.run.rounds - 1
-        compute = self.median(lambda: self.update(self.model, last)) / self.settings.local_steps
+        compute = self.repeated(lambda: self.update(self.model, last))
         update, keep, seed = self.update(self.model, last)[0], self.keep(last), self.seeds(last)[self.rank]
-        pack = self.median(lambda: self.sender().pack(update, self.uploads.compressor, keep, seed))
-        self.median(self.nothing)
-        self.median(self.ping)
+        pack = self.repeated(lambda: self.sender().pack(update, self.uploads.compressor, keep, seed))
+        self.repeated(self.nothing)
+        self.repeated(self.ping)
         return {"compute_s": compute, "pack_s": pack}
 
     def ping(self) -> None:
@@ -178,18 +177,18 @@ class Server(Party):
         self.model = self.step(self.model, self.average.mean(payloads, compressor, self.seeds(round_)))
         self.timed("mean_s", began)
 
-    def calibrate(self) -> dict[str, float]:
+    def calibrate(self) -> dict[str, list[float]]:
         """See `Party.calibrate`."""
         last = self.run.rounds - 1
-        self.median(self.nothing)
-        self.median(self.nothing)
+        self.repeated(self.nothing)
+        self.repeated(self.nothing)
         mean = self.receiver()
         compressor, seeds = self.uploads.compressor, self.seeds(last)
         keep = self.uploads.keep(last, self.world.everyone).tolist()
         # Any vector will do; the devices' own are not known yet.
         payloads = [compressor.encode(self.model, *given) for given in zip(keep, seeds, strict=True)]
-        took = self.median(lambda: mean.mean(payloads, compressor, seeds))
-        return {"mean_s": took, "transport_s": self.median(self.ping) / 2}
+        took = self.repeated(lambda: mean.mean(payloads, compressor, seeds))
+        return {"mean_s": took, "transport_s": [seconds / 2 for seconds in self.repeated(self.ping)]}
 
     def ping(self) -> None:
         """See `Party.ping`."""
@@ -256,7 +255,7 @@ class Peer(Party):
         self.up_bytes += last.payload_bytes
         self.model = self.tensors.flat(dict(self.module.named_parameters()))
 
-    def calibrate(self) -> dict[str, float]:
+    def calibrate(self) -> dict[str, list[float]]:
         """See `Party.calibrate`."""
         last = self.run.rounds - 1
         module = copy.deepcopy(self.module)
@@ -267,19 +266,19 @@ class Peer(Party):
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-        compute = self.median(step)
+        compute = self.repeated(step)
         self.load(module)
         self.backward(module, last)
         gradients = {name: value.grad for name, value in module.named_parameters() if value.grad is not None}
         update, compressor, seeds = self.tensors.flat(gradients), self.uploads.compressor, self.seeds(last)
-        pack = self.median(lambda: self.sender().pack(update, compressor, self.keep(last), seeds[self.rank]))
+        pack = self.repeated(lambda: self.sender().pack(update, compressor, self.keep(last), seeds[self.rank]))
         payloads = [compressor.encode(update, self.keep(last), seed) for seed in seeds]
         mean = self.receiver()
         return {
             "compute_s": compute,
             "pack_s": pack,
-            "mean_s": self.median(lambda: mean.mean(payloads, compressor, seeds)),
-            "transport_s": self.median(self.ping),
+            "mean_s": self.repeated(lambda: mean.mean(payloads, compressor, seeds)),
+            "transport_s": self.repeated(self.ping),
         }
 
     def ping(self) -> None:

@@ -178,12 +178,15 @@ class Calibration:
         pack_s: of compressing, by device.
         mean_s: of decoding all payloads and averaging: the server's, or that of the slowest process.
         transport_s: of one byte, one way, over links that are not slowed down: what gloo and waking up take.
+        late_s: how much longer the last process of a repetition took for computing, compressing and averaging than the slowest
+            process does at the median. Nobody is always the last one where processes share cores.
     """
 
     compute_s: tuple[float, ...]
     pack_s: tuple[float, ...]
     mean_s: float
     transport_s: float
+    late_s: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,7 +261,9 @@ def train(runs: Sequence[WireRun], limit_s: float = DEFAULT_LIMIT_S) -> list[Out
 def _outcome(entry: Mapping[str, Any]) -> Outcome:
     measured = entry["calibration"]
     calibration = Calibration(
-        tuple(measured["compute_s"]), tuple(measured["pack_s"]), measured["mean_s"], measured["transport_s"]
+        tuple(measured["compute_s"]),
+        tuple(measured["pack_s"]),
+        **{name: measured[name] for name in ("mean_s", "transport_s", "late_s")},
     )
     lists = {name: tuple(entry[name]) for name in ("losses", "up_bytes", "sent_bytes", "header_bytes", "round_s")}
     return Outcome(
@@ -279,7 +284,8 @@ class Simulated:
         model: ``(size,)``, after the last round.
         up_bytes: ``(n,)``, of the ledger.
         round_s: mean seconds of a round: the simulation's clock, which knows links and computing.
-        codec_s: what compressing and averaging add to it, as calibrated; 0 where nothing is known.
+        codec_s: what compressing, averaging and waiting for who is last at them add to it, as calibrated; 0 where nothing is
+            known.
     """
 
     model: Tensor
@@ -315,5 +321,5 @@ def simulate(run: WireRun, calibration: Calibration | None = None) -> Simulated:
         sending = world.sending_seconds(0, world.everyone, torch.zeros_like(sent), sent)
         batch = world.batches(world.everyone, run.settings.batch)
         seconds = float((sending + world.step_seconds(world.everyone, batch)).max())
-    codec = 0.0 if calibration is None else max(calibration.pack_s) + calibration.mean_s
+    codec = 0.0 if calibration is None else max(calibration.pack_s) + calibration.mean_s + calibration.late_s
     return Simulated(method.model, tuple(int(value) for value in up), seconds, codec)

@@ -57,15 +57,23 @@ def train(run: WireRun) -> dict[str, Any]:
     }
     everybody: list[dict[str, Any]] = [{} for _ in range(wire.size)]
     dist.all_gather_object(everybody, mine)
-    return _together(everybody)
+    return _together(everybody, run.settings.local_steps)
 
 
-def _together(everybody: list[dict[str, Any]]) -> dict[str, Any]:
+def _together(everybody: list[dict[str, Any]], local_steps: int) -> dict[str, Any]:
     devices = [one for one in everybody if one["trains"]]
     holders = [one for one in everybody if one["holds"]]
 
-    def calibrated(name: str) -> list[float]:
+    def measured(name: str) -> list[list[float]]:
         return [one["calibration"][name] for one in everybody if name in one["calibration"]]
+
+    def calibrated(name: str) -> list[float]:
+        return [statistics.median(seconds) for seconds in measured(name)]
+
+    def late(name: str) -> float:
+        # Who is last differs from time to time, so that a round waits longer than the slowest process takes as a rule.
+        last: list[float] = [max(seconds) for seconds in zip(*measured(name), strict=True)]
+        return statistics.median(last) - max(calibrated(name))
 
     def slowest(name: str) -> float:
         return max((one["phases"][name] for one in everybody if name in one["phases"]), default=0.0)
@@ -79,10 +87,11 @@ def _together(everybody: list[dict[str, Any]]) -> dict[str, Any]:
         "round_s": [max(values) for values in zip(*(one["seconds"] for one in everybody), strict=True)],
         "phases": {name: slowest(name) for name in PHASES},
         "calibration": {
-            "compute_s": calibrated("compute_s"),
+            "compute_s": [seconds / local_steps for seconds in calibrated("compute_s")],
             "pack_s": calibrated("pack_s"),
             "mean_s": max(calibrated("mean_s")),
             "transport_s": max(calibrated("transport_s")),
+            "late_s": sum(late(name) for name in ("compute_s", "pack_s", "mean_s")),
         },
     }
 
