@@ -42,6 +42,7 @@ TUNED_ON = 1_000  # a seed that no table is made of
 SPARSE = (0.5, 0.25, 0.1, 0.05, 0.02, 0.01)
 BITS = (0.5, 0.25, 0.125, 0.0625)
 DROP = 0.7  # points of final accuracy
+_DROP_MARGIN = 0.5  # one seed alone may be so much worse than the mean
 # The transformer costs a hundred times the digits' network, so that its runs are fewer and shorter.
 JOBS: Mapping[str, Mapping[str, Any]] = {
     "digits": {"task": "digits"},
@@ -120,26 +121,44 @@ def measure(task: str, seed: int, settings: Mapping[str, Any]) -> Row:
 # ------------------------------------------------------------------------------------------------------------ table
 
 
-def baselines(task: str, rows: Rows) -> list[dict[str, Any]]:
-    """Every baseline at every ratio: means over seeds."""
-    found = []
+def baselines(task: str, rows: Rows, shortlist: int | None) -> list[dict[str, Any]]:
+    """Every baseline at every ratio: means over seeds.
+
+    Args:
+        shortlist: so many ratios of a compressor go on after the first seed, those that send least; None for all.
+    """
+    ratios: dict[tuple[str, str], list[tuple[float | None, dict[str, Any]]]] = {}
     for name, keep, settings in fixed_ratios():
         for ways, chosen in (("up", settings), ("both", both_ways(settings))):
             if chosen is not None:
-                found.append(
-                    {
-                        "name": name,
-                        "ways": ways,
-                        "keep": keep,
-                        **_over_seeds(task, f"{name} {ways} {keep}", chosen, rows),
-                    }
-                )
+                ratios.setdefault((name, ways), []).append((keep, chosen))
+    found = []
+    for (name, ways), several in ratios.items():
+        label = f"{name} {ways}"
+        for keep, chosen in several if shortlist is None else _shortlisted(task, label, several, shortlist, rows):
+            means = _over_seeds(task, f"{label} {keep}", chosen, rows)
+            found.append({"name": name, "ways": ways, "keep": keep, **means})
     return found
 
 
-def _over_seeds(task: str, label: str, settings: Mapping[str, Any], rows: Rows) -> dict[str, Any]:
+def _shortlisted(
+    task: str, label: str, ratios: Sequence[tuple[float | None, dict[str, Any]]], most: int, rows: Rows
+) -> list[tuple[float | None, dict[str, Any]]]:
+    """The ratios that send least on the first seed, of those that might keep their accuracy on all of them."""
+    sent = {}
+    for keep, chosen in ratios:
+        first = _over_seeds(task, f"{label} {keep}", chosen, rows, SEEDS[:1])
+        if first["failure"] is None and first["accuracy_drop_points"] <= DROP + _DROP_MARGIN:
+            sent[keep] = first["traffic_mib"]
+    kept = sorted(sent, key=lambda keep: sent[keep])[:most]
+    return [(keep, chosen) for keep, chosen in ratios if keep in kept]
+
+
+def _over_seeds(
+    task: str, label: str, settings: Mapping[str, Any], rows: Rows, seeds: Sequence[int] = SEEDS
+) -> dict[str, Any]:
     runs = []
-    for seed in SEEDS:
+    for seed in seeds:
         of = {"part": "table", "task": task, "label": label, "seed": seed}
         runs.append(rows.row(of, partial(measure, task, seed, settings)))
         print(f"  {task} {label} seed {seed}: {_told(runs[-1])}", file=sys.stderr, flush=True)
@@ -162,10 +181,11 @@ def _summary(runs: Sequence[Row]) -> dict[str, Any]:
         return {"failure": failed}
     names = ("traffic_mib", "upload_mib", "time_s", "energy_j", "rounds", "final_accuracy", "accuracy_drop_points")
     mean = {name: statistics.fmean(row[name] for row in runs) for name in names}
-    return {**mean, "traffic_deviation": statistics.stdev([row["traffic_mib"] for row in runs]), "failure": None}
+    sent = [row["traffic_mib"] for row in runs]
+    return {**mean, "traffic_deviation": statistics.stdev(sent) if len(sent) > 1 else 0.0, "failure": None}
 
 
-def tuned(task: str, rows: Rows, strategy: str, trials: int, searched: str) -> dict[str, Any]:
+def tuned(task: str, rows: Rows, strategy: str, trials: int, searched: str, repeats: int) -> dict[str, Any]:
     """Search on a seed apart, and measure what was found on the others."""
     of = {"part": "search", "task": task, "label": f"{strategy} {searched} {trials}", "seed": TUNED_ON}
 
@@ -174,7 +194,7 @@ def tuned(task: str, rows: Rows, strategy: str, trials: int, searched: str) -> d
         fixed = {**COMPRESSION_ONLY} if searched == "compression" else {}
         usual = problem(task, TUNED_ON).default
         fixed = {name: str(usual[name]).lower() if value == "usual" else value for name, value in fixed.items()}
-        options = {**JOBS[task], **fixed, "chance": TUNED_ON, "repeats": 3}
+        options = {**JOBS[task], **fixed, "chance": TUNED_ON, "repeats": repeats}
         result = autotune.search("compression", options=options, trials=trials, strategy=strategy, seed=0)
         if result.best is None:
             return {"failure": "nothing feasible was found"}
@@ -195,9 +215,11 @@ def tuned(task: str, rows: Rows, strategy: str, trials: int, searched: str) -> d
     return {"name": f"tuned by {strategy} ({searched})", **_over_seeds(task, label, found["settings"], rows)}
 
 
-def table(task: str, rows: Rows, strategies: Sequence[str], trials: int) -> dict[str, Any]:
+def table(
+    task: str, rows: Rows, strategies: Sequence[str], trials: int, repeats: int, shortlist: int | None
+) -> dict[str, Any]:
     """The best fixed ratio of every baseline, and tuned settings."""
-    every = baselines(task, rows)
+    every = baselines(task, rows, shortlist)
     best: dict[str, dict[str, Any]] = {}
     for row in every:
         if row["failure"] is None and row["accuracy_drop_points"] <= DROP:
@@ -205,7 +227,9 @@ def table(task: str, rows: Rows, strategies: Sequence[str], trials: int) -> dict
             if key not in best or row["traffic_mib"] < best[key]["traffic_mib"]:
                 best[key] = row
     ours = [
-        tuned(task, rows, strategy, trials, searched) for searched in ("compression", "all") for strategy in strategies
+        tuned(task, rows, strategy, trials, searched, repeats)
+        for searched in ("compression", "all")
+        for strategy in strategies
     ]
     return {"task": task, "baselines": best, "tuned": ours, "measured": every}
 
@@ -394,6 +418,10 @@ def main() -> None:
     parser.add_argument("--task", choices=tuple(JOBS), action="append", help="both without it; may be given twice")
     parser.add_argument("--strategy", action="append", help="of the searches; may be given several times")
     parser.add_argument("--trials", type=int, default=60, help="of a search of the table")
+    parser.add_argument("--repeats", type=int, default=3, help="training runs of a trial of such a search")
+    parser.add_argument(
+        "--shortlist", type=int, help="ratios of a compressor that go on after the first seed; all without it"
+    )
     parser.add_argument("--seeds", type=int, default=5, help="of the searches of the part pruning")
     parser.add_argument(
         "--budget", type=float, default=0.2, help="share of the grid's rounds after which such a search ends"
@@ -409,11 +437,12 @@ def main() -> None:
         speed()
     for task in given.task or tuple(JOBS):
         if given.part in (None, "table"):
-            results["table"].append(table(task, rows, given.strategy or ("auto", "bo", "greedy"), given.trials))
+            strategies = given.strategy or ("auto", "bo", "greedy")
+            results["table"].append(table(task, rows, strategies, given.trials, given.repeats, given.shortlist))
             print_table(results["table"][-1])
         if given.part in (None, "pruning"):
-            strategies = given.strategy or ("bo", "auto", "random")
-            results["pruning"].append(pruning(task, rows, strategies, given.seeds, given.budget))
+            racing = given.strategy or ("bo", "auto", "random")
+            results["pruning"].append(pruning(task, rows, racing, given.seeds, given.budget))
             print_pruning(results["pruning"][-1])
     if given.json:
         given.json.write_text(json.dumps(results, indent=2) + "\n")

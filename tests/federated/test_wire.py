@@ -330,14 +330,14 @@ def test_both_ends_do_what_the_simulation_does_with_all_devices_at_once(feedback
 
 def test_the_time_of_a_round_by_hand() -> None:
     links = (Link(2.0, 4.0, 10.0), *(Link(20.0, 40.0, 10.0),) * 3)
-    measured = Calibration((0.1, 0.2, 0.3, 0.2), (0.004, 0.005, 0.006, 0.005), 0.01, 0.001)
+    measured = Calibration((0.1, 0.2, 0.3, 0.2), (0.004, 0.005, 0.006, 0.005), 0.01, 0.001, 0.002)
     model = 4 * (64 * 8 + 8 + 8 * 10 + 10)
     served = simulate(run_of("none", "server", links=links), measured)
     # The slow link: 3 local steps of 0.1 s, 250,000 bytes/s up, 500,000 down; the slow device: 3 of 0.3 s, ten times as fast.
     slow_link = 0.3 + 2 * 0.011 + model / 500_000 + model / 250_000
     slow_device = 0.9 + 2 * 0.011 + model / 5_000_000 + model / 2_500_000
     assert served.round_s == pytest.approx(max(slow_link, slow_device))
-    assert served.codec_s == pytest.approx(0.006 + 0.01)
+    assert served.codec_s == pytest.approx(0.006 + 0.01 + 0.002)
     peers = simulate(run_of("none", links=links), measured)
     assert peers.round_s == pytest.approx(max(0.1 + 0.011 + 3 * model / 250_000, 0.3 + 0.011 + 3 * model / 2_500_000))
 
