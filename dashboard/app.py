@@ -10,8 +10,8 @@ from streamlit.delta_generator import DeltaGenerator
 
 from autotune.errors import AutotuneError
 from autotune.store import Store, StudySummary
+from autotune.study_view import StudyView
 from dashboard import markup, overview, study_page
-from dashboard.summary import StudyView
 
 STORAGE_VARIABLE = "AUTOTUNE_STORAGE"
 

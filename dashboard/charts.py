@@ -10,8 +10,8 @@ from plotly.subplots import make_subplots
 
 from autotune.objective import Objective
 from autotune.store import TrialRecord
+from autotune.study_view import StudyView
 from autotune.text import number, value_text
-from dashboard.summary import StudyView
 
 _BLUE, _GREEN, _AMBER, _GREY, _RED = "#3b82f6", "#16a34a", "#f59e0b", "#9ca3af", "#ef4444"
 _SYMBOLS = {

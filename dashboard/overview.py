@@ -11,9 +11,9 @@ from markupsafe import Markup
 from autotune import text
 from autotune.store import Store, StudyRecord, StudySummary, TrialState
 from autotune.store.queries import Standing, standing
+from autotune.study_view import SHOWN_STATES
 from dashboard import markup
 from dashboard.markup import Cell, Row
-from dashboard.summary import SHOWN_STATES
 
 _CACHED_STUDIES = 500
 

@@ -12,9 +12,9 @@ from markupsafe import Markup
 from autotune import text
 from autotune.objective import Objective
 from autotune.store import TrialRecord, TrialState
+from autotune.study_view import SHOWN_STATES, StudyView, parameters
 from dashboard import charts, markup
 from dashboard.markup import Cell, Row
-from dashboard.summary import SHOWN_STATES, StudyView, parameters
 
 _LOG_WORTHWHILE = 10.0  # ratio of the largest to the smallest value
 _FRONT_ROWS = 50

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dashboard_studies import make, tell_unchecked
 from streamlit.testing.v1 import AppTest
 
 import autotune
@@ -17,6 +16,7 @@ import dashboard
 from autotune import Failure
 from autotune.store import Store
 from tests.screening import Screen, full, short, space
+from tests.shown_studies import make, tell_unchecked
 
 APP = Path(dashboard.__file__).with_name("app.py")
 

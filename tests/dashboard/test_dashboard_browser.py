@@ -18,7 +18,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from dashboard_studies import BASELINES, make
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -26,6 +25,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from autotune import Failure, Study
 from autotune.store import Store, TrialRecord, TrialState
+from tests.shown_studies import BASELINES, make
 
 NAME = "moe <b>cache</b> & *co*"
 _WAIT_S = 60

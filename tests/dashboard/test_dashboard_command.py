@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from dashboard_studies import make
 
 from autotune.errors import UsageError
 from dashboard.cli import dashboard
+from tests.shown_studies import make
 
 
 @pytest.fixture

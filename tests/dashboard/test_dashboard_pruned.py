@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from dashboard_studies import make
 from streamlit.testing.v1 import AppTest
 from test_dashboard_app import draw, html, marks, page, page_without_study, said, storage  # noqa: F401 - fixtures
 
 from autotune import Failure, Pruned, Study
+from tests.shown_studies import make
 
 
 def told(storage: str, *outcomes: object) -> Study:  # noqa: F811

@@ -1,15 +1,16 @@
-"""What a page says about a study, computed from the store's records alone: free of Streamlit and of I/O."""
+"""A study as pages, pictures and reports show it: all that follows from its stored records, each computed once."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from autotune.goals import Goals
 from autotune.store import StudyRecord, TrialRecord, TrialState
+from autotune.store.reading import Reading
 from autotune.store.records import DEFAULT_LABEL
 
 SHOWN_STATES = (TrialState.COMPLETED, TrialState.FAILED, TrialState.PRUNED, TrialState.RUNNING, TrialState.WAITING)
@@ -21,10 +22,26 @@ class StudyView:
 
     What is charted and ranked are trials of the fidelity that counts; `cheaper` holds the others. Best, Pareto front and
     incumbents take replicates of a configuration as one; every replicate is a trial of its own elsewhere.
+
+    Attributes:
+        study, trials: as the store had them at one moment.
+        store: where samples and reports of single trials are read from; None where there is nothing beyond the records.
     """
 
     study: StudyRecord
     trials: tuple[TrialRecord, ...]
+    store: Reading | None = field(default=None, compare=False)
+
+    @classmethod
+    def read(cls, store: Reading, name: str) -> StudyView:
+        """The study of that name as it is now.
+
+        Raises:
+            UsageError: naming the studies that exist.
+            StoreError: when the store cannot be read.
+        """
+        study = store.load_study(name)
+        return cls(study, tuple(store.trials(study.id)), store)
 
     @cached_property
     def goals(self) -> Goals:

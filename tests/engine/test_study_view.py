@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import pytest
-from dashboard_studies import BASELINES, SPACE, make, tell_unchecked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,7 +12,8 @@ from autotune import Failure, Result, Study, Suggestion
 from autotune.store import Store, TrialState
 from autotune.store.queries import measured_values, standing
 from autotune.strategies import History, Strategy
-from dashboard.summary import StudyView, parameters
+from autotune.study_view import StudyView, parameters
+from tests.shown_studies import BASELINES, SPACE, make, tell_unchecked
 
 _outcomes = st.lists(
     st.one_of(
