@@ -15,6 +15,10 @@ class EmptySpaceError(UsageError):
     """No configuration satisfies the known constraints of a search space."""
 
 
+class StudyExistsError(UsageError):
+    """A study of that name is in the database already, perhaps since a moment ago."""
+
+
 class StoreError(AutotuneError):
     """The results database cannot be opened, read or written."""
 

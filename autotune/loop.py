@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from autotune.callbacks import Callback, listened, parse_callbacks
 from autotune.checks import instance, mapping
 from autotune.domain import Problem, load_domain
 from autotune.errors import LeaseLostError, SpaceExhaustedError, StoreError, UsageError
-from autotune.execution import Evaluate, InProcess, Runner
+from autotune.execution import Evaluate, InProcess, Runner, described
 from autotune.hardware import current_environment
 from autotune.heartbeat import Heartbeat
 from autotune.interrupts import asked, held
@@ -24,7 +25,7 @@ from autotune.reporting import Reporter, reporter_of
 from autotune.reports import Pruned
 from autotune.result import Result, counts
 from autotune.space import Config, SearchSpace
-from autotune.stopping import Limits
+from autotune.stopping import Limits, stopped_by
 from autotune.store import Store, TrialRecord, TrialState
 from autotune.strategies import Strategy
 from autotune.strategies.again import Again
@@ -71,7 +72,7 @@ def search(
     evaluate: Evaluate | Mapping[str, Evaluate] | None = None,
     objectives: str | Objective | Iterable[str | Objective] | None = None,
     *,
-    callback: Callable[[Progress], None] | None = None,
+    callback: Callback | Iterable[Callback] | None = None,
     **settings: Any,
 ) -> Result:
     """Find a good configuration.
@@ -82,7 +83,8 @@ def search(
             the keyword `report` is given a `Report` for what it measures on the way. Several by name, from the cheapest to
             the one whose results count, are fidelities: ``{"short": f, "full": g}``. A domain brings its own.
         objectives: ``"latency_ms"``, ``["minimize latency_ms", "maximize throughput"]``; ``"value"`` when not given.
-        callback: called after every trial; see `Progress`.
+        callback: called after every trial with a `Progress`: a function or several, such as the loggers of
+            `autotune.integrations.loggers`. The trial is stored before; an error of one ends the search and is passed on.
         settings: see `search_iter`.
 
     Returns:
@@ -92,15 +94,8 @@ def search(
         UsageError: for anything that cannot be used; nothing is written then.
         KeyboardInterrupt: passed on after the running trial was given back; every finished trial is kept.
     """
-    steps = search_iter(space, evaluate, objectives, **settings)
-    while True:
-        try:
-            progress = next(steps)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
-        if callback is not None:
-            callback(progress)
+    callbacks = parse_callbacks(callback)
+    return listened(search_iter(space, evaluate, objectives, **settings), callbacks)
 
 
 def search_iter(
@@ -176,10 +171,10 @@ def search_iter(
             raise UsageError(
                 f"domain {space!r} brings its own evaluator, default and baselines; give it options instead"
             )
-        domain, problem = (
-            space,
-            domain_problem(space, mapping("options", options or {})).measuring(objectives, constraints),
-        )
+        domain, problem = space, domain_problem(space, mapping("options", options or {}))
+        own = parse_constraints(problem.constraints)
+        further = [c for c in parse_constraints(constraints) if c not in own]
+        problem = problem.measuring(objectives, further)
     else:
         if options is not None:
             raise UsageError("options are a domain's; a search of a space of your own has none")
@@ -200,6 +195,8 @@ def search_iter(
     if costs is None and len(measures) > 1:
         costs = {name: cost for name, cost in problem.costs.items() if name in measures}
     limits.require_objectives(map(Objective.parse, problem.objectives))
+    run = runner or InProcess([Objective.parse(o).metric for o in problem.objectives], protocol)
+    *cheaper, (_, counted) = measures.items()
     with held():
         found = open_study(
             problem,
@@ -209,6 +206,7 @@ def search_iter(
                 "facts": dict(problem.facts),
                 "highlights": list(problem.highlights),
                 **({"domain_options": dict(options or {})} if domain else {}),
+                **described(counted, run),
             },
             trials=limits.trials,
             strategy=strategy,
@@ -224,8 +222,6 @@ def search_iter(
             pruner=pruner,
             pruner_options=pruner_options,
         )
-    run = runner or InProcess([o.metric for o in found.objectives], protocol)
-    *cheaper, (_, counted) = measures.items()
     by_fidelity: dict[str | None, Evaluate] = {**dict(cheaper), None: counted}  # as trials carry it
     return (yield from _drive(found, by_fidelity, run, limits, started))
 
@@ -306,13 +302,17 @@ def _drive(
 ) -> Generator[Progress, None, Result]:
     environment = current_environment()
     study.set_environment(environment.fingerprint, environment.to_dict())
-    study.store.set_study_state(study.record.id, "running")
+    study.store.begin_search(study.record)
     evaluated = 0.0
     first = len(study.history.counted)
     heartbeat = Heartbeat(study)
     state, reason = "failed", "the search was broken off by an error"
     try:
         while True:
+            by = study.stopped_by
+            if by is not None:
+                state, reason = "interrupted", stopped_by(by)
+                break
             enough = limits.reason(time.perf_counter() - started, lambda: study.history)
             if enough is not None:
                 state, reason = "done", enough
@@ -339,7 +339,7 @@ def _drive(
     finally:
         heartbeat.stop()
         runner.close()
-        study.store.set_study_state(study.record.id, state, reason)
+        study.store.set_study_state(study.record.id, state, reason, store_s=study.store_s)
     total = time.perf_counter() - started
     seconds = {"total": total, "suggest": study.suggest_s, "evaluate": evaluated, "store": study.store_s}
     return Result.of(study, seconds)

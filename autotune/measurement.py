@@ -5,16 +5,20 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from autotune.checks import whole
+from autotune.checks import is_name, whole
 from autotune.errors import UsageError
 
 _NAME_LENGTH = 255  # what every database can index
+
+LOG_BYTES = 64 << 10
+"""How much of the end of what an evaluation printed is kept, as UTF-8."""
 
 
 class FailureKind(enum.StrEnum):
@@ -34,15 +38,17 @@ class Failure(Exception):
     Args:
         kind: one of `FailureKind`, as a member or as its text.
         message: one sentence for the person who reads the study.
+        log: what the evaluation printed; its last `LOG_BYTES` are kept with the trial.
     """
 
-    def __init__(self, kind: FailureKind | str, message: str = "") -> None:
+    def __init__(self, kind: FailureKind | str, message: str = "", log: str | None = None) -> None:
         try:
             self.kind = FailureKind(kind)
         except ValueError:
             known = ", ".join(k.value for k in FailureKind)
             raise UsageError(f"failure kind {kind!r} is unknown; use one of: {known}") from None
         self.message = message
+        self.log = log
         super().__init__(self.kind, message)
 
     def __str__(self) -> str:
@@ -63,17 +69,24 @@ class Metric:
 
 @dataclass(frozen=True)
 class Measurement:
-    """The metrics of one evaluation by name (units live in names), and facts about it that are not metrics."""
+    """The metrics of one evaluation by name (units live in names), and facts about it that are not metrics.
+
+    Attributes:
+        log: what the evaluation printed; its last `LOG_BYTES` are kept with the trial.
+        artifacts: files that belong to the trial, by name. The store keeps where each lies and the SHA-256 of what it holds.
+    """
 
     metrics: Mapping[str, Metric]
     notes: Mapping[str, Any] = field(default_factory=dict)
+    log: str | None = None
+    artifacts: Mapping[str, str | Path] = field(default_factory=dict)
 
     @classmethod
     def of(cls, returned: object, objectives: Sequence[str]) -> Measurement:
         """Read whatever an evaluator may return: a number, a mapping of numbers, or a `Measurement`.
 
         Raises:
-            UsageError: when the returned object is none of these, or lacks an objective.
+            UsageError: when the returned object is none of these, lacks an objective, or names an artifact that is no file.
             Failure: of kind `nan` when an objective is not a finite number.
         """
         if isinstance(returned, Measurement):
@@ -100,8 +113,11 @@ class Measurement:
                 known = ", ".join(measured.metrics) or "none"
                 raise UsageError(f"the evaluator returned no metric {name!r}, an objective; it returned: {known}")
             if not math.isfinite(measured.metrics[name].value):
-                raise Failure(FailureKind.NAN, f"objective {name} is {measured.metrics[name].value}")
-        return measured
+                raise Failure(FailureKind.NAN, f"objective {name} is {measured.metrics[name].value}", measured.log)
+        if not measured.artifacts:
+            return measured
+        # Whole paths, as another process has another folder.
+        return replace(measured, artifacts={name: _file(name, path) for name, path in measured.artifacts.items()})
 
     def values(self) -> dict[str, float]:
         """The metric values alone."""
@@ -118,6 +134,30 @@ def as_number(value: object) -> float | None:
         return float(value)
     except OverflowError:  # an integer beyond what a float holds
         return math.inf if value > 0 else -math.inf
+
+
+def joined_logs(*logs: str | None) -> str | None:
+    """Logs one after the other, the last `LOG_BYTES` of them; None where there are none."""
+    text = "".join(log if log.endswith("\n") else f"{log}\n" for log in logs if log)
+    return log_tail(text) or None
+
+
+def log_tail(text: str, most: int = LOG_BYTES) -> str:
+    """The end of a text that fits into `most` bytes, without the half of a character at its beginning."""
+    if len(text) * 4 <= most:
+        return text
+    return text.encode("utf-8", "replace")[-most:].decode("utf-8", "ignore")
+
+
+def _file(name: object, path: object) -> str:
+    if not is_name(name, _NAME_LENGTH):
+        raise UsageError(f"artifact name {name!r} cannot be used; give 1 to {_NAME_LENGTH} printable characters")
+    found = Path(path).absolute() if isinstance(path, (str, Path)) else None
+    if found is None or not found.is_file():
+        raise UsageError(
+            f"artifact {name!r} is {str(path)!r}, which is no file; write it before the evaluation returns"
+        )
+    return str(found)
 
 
 def _metric(name: str, value: object) -> Metric:
@@ -235,7 +275,7 @@ def repeat(run: Callable[[], object], objectives: Sequence[str], protocol: Proto
         notes["noisy"] = _relative_half_width(runs, objectives, protocol) > protocol.target
     if drifts:
         notes["drift"] = drifts
-    return Measurement(metrics, notes)
+    return Measurement(metrics, notes, joined_logs(*(one.log for one in runs)), runs[-1].artifacts)
 
 
 def _relative_half_width(runs: Sequence[Measurement], objectives: Sequence[str], protocol: Protocol) -> float:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from autotune.definition import Definition
 from autotune.domain import Problem
 from autotune.equipment import OFF, PREDICTOR
-from autotune.errors import UsageError
+from autotune.errors import StudyExistsError, UsageError
+from autotune.execution.runner import OF_MEASURING
 from autotune.pruning import Declared, Pruning
 from autotune.store import Store, StudyRecord
 from autotune.strategies import STRATEGIES, Strategy, resolve
@@ -87,7 +88,17 @@ def open_study(
     )
     if record is None or store is None:
         made = storage if isinstance(storage, Store) else store or Store(storage)
-        return Study.begin(definition, made, domain=domain, options=options, profile=problem.profile, limits=limits)
+        try:
+            return Study.begin(definition, made, domain=domain, options=options, profile=problem.profile, limits=limits)
+        except StudyExistsError:
+            if record is not None or made.find_study(name) is None:
+                raise
+            # Another worker of the same search made it since it was looked for.
+            return open_study(
+                problem, domain=domain, options=options, trials=trials, strategy=strategy, strategy_options=strategy_options,
+                seed=seed, storage=made, name=name, predictor=predictor, transfer_from=transfer_from, fidelities=fidelities,
+                costs=costs, limits=limits, pruner=pruner, pruner_options=pruner_options,
+            )  # fmt: skip
     study = Study.load(
         name,
         store,
@@ -108,7 +119,7 @@ def open_study(
     compared += [
         (f"the setting {key!r}", record.options.get(key), value)
         for key, value in (options or {}).items()
-        if key not in _FOR_PEOPLE
+        if key not in _FOR_PEOPLE and key not in OF_MEASURING
     ]
     compared += [
         (f"the {name}", record.options.get(name, []), definition.stored_fidelities.get(name, []))
@@ -128,6 +139,10 @@ def open_study(
             raise UsageError(
                 f"study {name!r} in {store.url} rests on another hardware profile than this search; choose another study name"
             )
+    measuring = {key: (options or {}).get(key) for key in OF_MEASURING}
+    changed = {key: value for key, value in measuring.items() if value != record.options.get(key)}
+    if changed:
+        store.set_options(record.id, changed)
     return study
 
 

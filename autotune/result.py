@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from autotune.equipment import GIVEN, PREDICTOR
+from autotune.notebook import result_html, result_text
 from autotune.predictors import Agreement, agreements
 from autotune.store import TrialRecord, TrialState
 from autotune.store.records import DEFAULT_LABEL
@@ -128,8 +129,19 @@ class Result:
         return {name: gain for name, gain in found.items() if gain is not None}
 
     def frame(self) -> pd.DataFrame:
-        """One row per trial, see `Study.frame`."""
+        """One row per trial, as the study has them now; see `Study.frame`.
+
+        frame = result.frame()
+        frame[frame.state == "completed"].nsmallest(5, "latency_ms")[["number", "config.policy", "latency_ms"]]
+        """
         return self.study.frame()
+
+    def __repr__(self) -> str:
+        return result_text(self)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return result_html(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON-able values."""

@@ -1,8 +1,9 @@
 """What ends a search, and the sentence that says so.
 
 But for the time limit, a rule sees stored trials alone, so that every worker of a study decides alike, and a study that is
-gone on with decides anew. The number of trials is kept to in the store itself, where several workers may begin trials at
-once, and only the strategy knows when nothing is left to propose: `Study.ask` sees to both.
+gone on with decides anew. A request to stop is stored too, and ends the search of every worker. The number of trials is kept
+to in the store itself, where several workers may begin trials at once, and only the strategy knows when nothing is left to
+propose: `Study.ask` sees to both.
 """
 
 from __future__ import annotations
@@ -59,6 +60,11 @@ class TrialBudget:
                 f"with {counted} of these measured"
             )
         return None
+
+
+def stopped_by(name: str) -> str:
+    """The sentence of a search that somebody asked to end; see `Store.request_stop`."""
+    return f"stopped by {name}"
 
 
 class StopRule(Protocol):

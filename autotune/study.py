@@ -14,7 +14,9 @@ from autotune.equipment import PREDICTOR, Equipment
 from autotune.errors import SpaceExhaustedError, UsageError
 from autotune.known_trials import KnownTrials
 from autotune.measurement import Failure, Measurement
+from autotune.notebook import study_html, study_text
 from autotune.objective import Objective, OutcomeConstraint
+from autotune.plots.methods import Plotting
 from autotune.predictors.agreement import PREDICTED, foretold
 from autotune.pruning.referee import Referee
 from autotune.reports import Pruned
@@ -41,7 +43,7 @@ LEASE_S = 600.0
 _RACES = 20  # proposals that other workers were quicker with, before an ask gives up
 
 
-class Study:
+class Study(Plotting):
     """Trials of one search space under one set of objectives. Make one with `Study.create` or `Study.load`."""
 
     def __init__(
@@ -413,6 +415,13 @@ class Study:
         with self._store_clock:
             self.store.release(self.record.id, trial.record)
 
+    @property
+    def stopped_by(self) -> str | None:
+        """Who asked that searches of this study end, since one began; None where nobody did."""
+        with self._store_clock:
+            request = self.store.stop_request(self.record.id)
+        return None if request is None else request.by
+
     def keep(self, trial: Trial) -> None:
         """Say that a trial is still being evaluated: its lease, of ten minutes, begins anew.
 
@@ -517,6 +526,13 @@ class Study:
         from autotune.frame import trials_frame  # noqa: PLC0415 - pandas takes longer to import than a search to start
 
         return trials_frame(self.trials, self.record)
+
+    def __repr__(self) -> str:
+        return study_text(self)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return study_html(self)
 
     # ---------------------------------------------------------------- internals
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 from autotune.goals import Goals
 from autotune.store import StudyRecord, TrialRecord, TrialState
@@ -14,6 +14,14 @@ from autotune.store.reading import Reading
 from autotune.store.records import DEFAULT_LABEL
 
 SHOWN_STATES = (TrialState.COMPLETED, TrialState.FAILED, TrialState.PRUNED, TrialState.RUNNING, TrialState.WAITING)
+
+
+class Details(Protocol):
+    """Where more of single trials is read; a `Store` is one."""
+
+    def samples(self, trial_id: int) -> Mapping[str, Sequence[float]]: ...
+
+    def reports_of(self, trial_ids: Sequence[int]) -> Mapping[int, Sequence[tuple[int, str, float]]]: ...
 
 
 @dataclass(frozen=True)
@@ -25,12 +33,12 @@ class StudyView:
 
     Attributes:
         study, trials: as the store had them at one moment.
-        store: where samples and reports of single trials are read from; None where there is nothing beyond the records.
+        store: where samples and reports of single trials are read from; None where there are none.
     """
 
     study: StudyRecord
     trials: tuple[TrialRecord, ...]
-    store: Reading | None = field(default=None, compare=False)
+    store: Details | None = field(default=None, compare=False)
 
     @classmethod
     def read(cls, store: Reading, name: str) -> StudyView:

@@ -35,6 +35,7 @@ class View:
         draw: takes the study, and the trial to be shown, beside the default where that makes sense; the best one where it is
             None. Pictures of a study as a whole take no notice of it. Raises `NothingToShowError`.
         of_trial: whether the picture is one of a trial.
+        slow: whether drawing it takes seconds where there are thousands of trials.
     """
 
     name: str
@@ -42,6 +43,7 @@ class View:
     summary: str
     draw: Callable[[StudyView, TrialRecord | None], go.Figure]
     of_trial: bool = False
+    slow: bool = False
 
 
 @runtime_checkable

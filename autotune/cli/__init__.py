@@ -12,12 +12,13 @@ from typing import Annotated, NoReturn, cast
 
 import typer
 
-from autotune.cli import export, hardware, search, studies, validate
+from autotune.cli import control, export, hardware, optuna_dashboard, plot, search, studies, validate
 from autotune.cli.common import INTERRUPTED
 from autotune.domain import shadowing_folder
 from autotune.errors import AutotuneError, UsageError
 
 COMMANDS_GROUP = "autotune.commands"
+COMPLETING = "_AUTOTUNE_COMPLETE"  # a shell asks by this variable what may follow
 
 # The parser's own error, which typer does not export; what it does export derives from it.
 _Misuse = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
@@ -33,7 +34,7 @@ def make_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_main)
-    for module in (search, studies, export, hardware, validate):
+    for module in (search, control, studies, plot, export, optuna_dashboard, hardware, validate):
         module.register(app)
     for point in sorted(entry_points(group=COMMANDS_GROUP), key=lambda p: p.name):
         try:
@@ -77,7 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     given = list(sys.argv[1:] if arguments is None else arguments)
     _open_streams()
     try:
-        code = make_app()(given, prog_name="autotune", standalone_mode=False, obj=given)
+        app = make_app()
+        if COMPLETING in os.environ:
+            _complete(app, given)
+        code = app(given, prog_name="autotune", standalone_mode=False, obj=given)
         sys.stdout.flush()
     except _Misuse as error:
         sys.exit(_explain(error))
@@ -100,6 +104,18 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         print(f"autotune: {about}{error.strerror or error}", file=sys.stderr)
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complete(app: typer.Typer, given: Sequence[str]) -> NoReturn:
+    """Answers the shell; the names of studies and the like come on top of what the parser knows itself."""
+    from autotune.cli.completion import complete, mend  # noqa: PLC0415 - seldom needed
+
+    asked_by_bash = os.environ[COMPLETING] == "complete_bash"
+    command = typer.main.get_command(app)
+    complete(command)
+    if not asked_by_bash or mend(os.environ):
+        command(list(given), prog_name="autotune", obj=given)
+    sys.exit(0)
 
 
 def _open_streams() -> None:

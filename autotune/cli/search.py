@@ -6,8 +6,8 @@ import shlex
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -29,6 +29,7 @@ from autotune.errors import SearchFailedError, UsageError
 from autotune.interrupts import held
 
 if TYPE_CHECKING:
+    from autotune.command import CommandSpec
     from autotune.execution import Runner
     from autotune.result import Result
 
@@ -45,7 +46,7 @@ EXAMPLES = """
 
   autotune search space.yaml -- ./bench --tile {tile}
 
-  autotune search --study NAME    (goes on with a domain's study)
+  autotune search --study NAME    (goes on with a study, as 'autotune resume NAME' does)
 
   autotune search moe-cache --study new-gpu --strategy bo --transfer-from old-gpu
 
@@ -56,8 +57,8 @@ EXAMPLES = """
 
 
 @dataclass(frozen=True)
-class _Request:
-    """What to search, from whichever of the three ways it was given in."""
+class Request:
+    """What to search, from whichever of the ways it was given in: a domain, a file, or a study that is gone on with."""
 
     arguments: dict[str, Any]
     study: str
@@ -187,10 +188,9 @@ def search(
     ):
         if value is not None:
             arguments[name] = value
-    runner = request.runner
     if isolate or time_limit is not None or memory_limit is not None:
-        runner = _isolated(arguments, time_limit, memory_limit)
-    _run(arguments, storage, request.study, runner, json_=json_, typed=context.obj)
+        request = replace(request, runner=_isolated(arguments, time_limit, memory_limit))
+    run(request, storage, json_=json_, typed=context.obj)
 
 
 def _sources(named: list[str], *, none: bool) -> list[str] | None:
@@ -209,18 +209,24 @@ def _is_file(target: str) -> bool:
     return Path(target).suffix.lower() in (".yaml", ".yml") or ("/" in target)
 
 
-def _command_request(path: Path, command: list[str], study: str | None, overrides: dict[str, Any]) -> _Request:
-    from autotune.command import CommandEvaluator, load_spec  # noqa: PLC0415 - each way imports what it needs
+def _command_request(path: Path, command: list[str], study: str | None, overrides: dict[str, Any]) -> Request:
+    from autotune.command import load_spec  # noqa: PLC0415 - each way imports what it needs
+
+    spec = load_spec(path, command or None, overrides)
+    return _of_command(spec, study if study is not None else spec.name or path.stem, str(path))
+
+
+def _of_command(spec: CommandSpec, study: str, where: str) -> Request:
+    from autotune.command import CommandEvaluator  # noqa: PLC0415
     from autotune.execution import InProcess  # noqa: PLC0415
     from autotune.objective import parse_objectives  # noqa: PLC0415
 
-    spec = load_spec(path, command or None, overrides)
     space = spec.space()
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         evaluate = CommandEvaluator(spec)
     for warning in said:
-        print(f"autotune: {path}: {warning.message}", file=sys.stderr)
+        print(f"autotune: {where}: {warning.message}", file=sys.stderr)
     arguments: dict[str, Any] = {
         "space": space,
         "evaluate": evaluate,
@@ -232,32 +238,75 @@ def _command_request(path: Path, command: list[str], study: str | None, override
         **{name: getattr(spec, name) for name in ("strategy", "seed") if name in spec.model_fields_set},
     }
     names = [o.metric for o in parse_objectives(spec.objectives)]
-    name = study if study is not None else spec.name or path.stem
-    return _Request(arguments, name, InProcess(names, spec.protocol()))
+    return Request(arguments, study, InProcess(names, spec.protocol()))
 
 
 def _domain_request(
     target: str | None, study: str | None, storage: str, given: dict[str, str], evaluator: str | list[str] | None
-) -> _Request:
-    from autotune.store import Store  # noqa: PLC0415
-
+) -> Request:
     if target is None:
         if study is None:
             raise UsageError(
                 "nothing to search: name a domain (see 'autotune domains') or a SPACE.yaml, or a --study to go on with"
             )
-        record = Store(storage, create=False).load_study(study)
-        if record.domain is None:
+        request = stored_request(study, storage)
+        if given or evaluator:
+            if not isinstance(request.arguments["space"], str):
+                wrong = "--set" if given else "--evaluator"
+                raise UsageError(f"{wrong} is for domains; study {study!r} was made from a command")
+            request.arguments["options"] = {**request.arguments["options"], **given}
+            request.arguments["evaluator"] = evaluator or request.arguments["evaluator"]
+        return request
+    return Request({"space": target, "options": given, "evaluator": evaluator}, target if study is None else study)
+
+
+def stored_request(study: str | None, storage: str) -> Request:
+    """What goes on with a study, made of what its database holds alone; the only study where none is named.
+
+    Raises:
+        UsageError: where the study was measured, or proposed, by what a database cannot hold.
+    """
+    from autotune.cli.studies import named_study  # noqa: PLC0415
+    from autotune.execution import InProcess, Isolated  # noqa: PLC0415
+    from autotune.execution.runner import COMMAND, ISOLATED, REPEATS  # noqa: PLC0415
+    from autotune.measurement import ONCE, Protocol  # noqa: PLC0415
+    from autotune.store import Store  # noqa: PLC0415
+    from autotune.strategies import STRATEGIES  # noqa: PLC0415
+
+    with closing(Store(storage, create=False)) as store:
+        record = named_study(store, study)
+    kept = record.options
+    if record.strategy not in STRATEGIES:
+        raise UsageError(
+            f"study {record.name!r} was made with the strategy {record.strategy!r}, which is none that can be found by its "
+            "name; go on with it from the program that made it"
+        )
+    # What ends the search is kept by the names of the arguments.
+    arguments: dict[str, Any] = {**record.budget}
+    if record.domain is None:
+        if COMMAND not in kept:
             raise UsageError(
-                f"study {study!r} was not made from a domain; give the SPACE.yaml or use the Python API to go on with it"
+                f"study {record.name!r} was measured by a Python function, which a database cannot hold; go on with it "
+                "from the program that made it"
             )
-        kept = record.options
-        options = {**kept.get("domain_options", {}), **given}
-        evaluator = evaluator or list(record.fidelities) or kept.get("evaluator")
-        # What else ends the search is kept too, by the names of the arguments.
-        arguments = {"space": record.domain, "options": options, "evaluator": evaluator, **record.budget}
-        return _Request(arguments, study)
-    return _Request({"space": target, "options": given, "evaluator": evaluator}, target if study is None else study)
+        from autotune.command import CommandSpec  # noqa: PLC0415
+
+        request = _of_command(CommandSpec.stored(kept[COMMAND]), record.name, f"study {record.name!r}")
+        for ours in ("trials", "strategy", "seed"):  # which the study knows better than its file
+            request.arguments.pop(ours, None)
+        return replace(request, arguments={**request.arguments, **arguments})
+    arguments |= {
+        "space": record.domain,
+        "options": dict(kept.get("domain_options", {})),
+        "evaluator": list(record.fidelities) or kept.get("evaluator"),
+        "objectives": list(record.objectives),
+        "constraints": list(record.constraints),
+        "costs": kept.get("costs"),
+    }
+    metrics = [o.metric for o in record.goals.objectives]
+    protocol = Protocol(**kept.get(REPEATS, asdict(ONCE)))
+    runner = Isolated(metrics, protocol, **kept[ISOLATED]) if ISOLATED in kept else InProcess(metrics, protocol)
+    return Request(arguments, record.name, runner)
 
 
 def _isolated(arguments: dict[str, Any], time_limit: float | None, memory_limit: float | None) -> Runner:
@@ -304,9 +353,16 @@ def _predictor_told() -> Iterator[None]:
                 print(f"autotune: {text}", file=sys.stderr)
 
 
-def _run(
-    arguments: dict[str, Any], storage: str, study: str, runner: Runner | None, *, json_: bool, typed: Sequence[str]
-) -> None:
+def run(request: Request, storage: str, *, json_: bool, typed: Sequence[str]) -> None:
+    """Search, showing how far it is, and print the result.
+
+    Args:
+        typed: the words of the command line, to be told again where the search is interrupted.
+
+    Raises:
+        SearchFailedError: when nothing feasible was measured.
+    """
+    arguments, study = dict(request.arguments), request.study
     with held():  # an import that is broken off may go on without its part
         from autotune.cli.live import ProgressView  # noqa: PLC0415
         from autotune.cli.report import explained, print_all, told  # noqa: PLC0415
@@ -323,7 +379,7 @@ def _run(
                 **arguments,
                 storage=storage,
                 study=study,
-                runner=runner,
+                runner=request.runner,
                 callback=None if quiet else view.show,
             )
     except KeyboardInterrupt:

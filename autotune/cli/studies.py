@@ -14,7 +14,7 @@ from autotune.errors import SearchFailedError, UsageError
 from autotune.text import age, number, percent, value_text
 
 if TYPE_CHECKING:
-    from autotune.store import StudyRecord, TrialRecord
+    from autotune.store import Store, StudyRecord, TrialRecord
     from autotune.study import Study
 
 
@@ -33,17 +33,26 @@ def open_for_reading(name: str | None, storage: str) -> Study:
     from autotune.study import Study  # noqa: PLC0415
 
     store = Store(storage, read_only=True)
-    if name is None:
-        names = [summary.study.name for summary in store.studies()]
-        if len(names) != 1:
-            raise UsageError(
-                f"{storage} holds {len(names)} studies; name one: {', '.join(names[:8])}"
-                if names
-                else f"{storage} holds no study yet"
-            )
-        name = names[0]
-    record = store.load_study(name)
-    return Study.view(store, record)
+    return Study.view(store, named_study(store, name))
+
+
+def named_study(store: Store, name: str | None) -> StudyRecord:
+    """The study of that name; without one the only study, archived ones aside.
+
+    Raises:
+        UsageError: where there is no such study, or several.
+    """
+    if name is not None:
+        return store.load_study(name)
+    found = [summary.study for summary in store.studies()]
+    names = [study.name for study in found if study.archived_at is None] or [study.name for study in found]
+    if len(names) != 1:
+        raise UsageError(
+            f"{store.url} holds {len(names)} studies; name one: {', '.join(names[:8])}"
+            if names
+            else f"{store.url} holds no study yet"
+        )
+    return next(study for study in found if study.name == names[0])
 
 
 def show(study: StudyArgument = None, storage: StorageOption = DEFAULT_STORAGE, json_: JsonOption = False) -> None:
@@ -151,15 +160,23 @@ def trial_json(trial: TrialRecord, study: StudyRecord) -> dict[str, Any]:
     }
 
 
-def studies(storage: StorageOption = DEFAULT_STORAGE, json_: JsonOption = False) -> None:
+def studies(
+    storage: StorageOption = DEFAULT_STORAGE,
+    archived: Annotated[bool, typer.Option("--archived", help="List those too that were put aside.")] = False,
+    json_: JsonOption = False,
+) -> None:
     """List the studies of a database, newest first."""
     from autotune.store import Store, TrialState  # noqa: PLC0415
     from autotune.store.queries import standing  # noqa: PLC0415
 
     store = Store(storage, read_only=True)
     found: list[dict[str, Any]] = []
+    hidden = 0
     for summary in store.studies():
         record = summary.study
+        if record.archived_at is not None and not archived:
+            hidden += 1
+            continue
         single = len(record.objectives) == 1
         reached = standing(store, record)
         found.append(
@@ -176,22 +193,27 @@ def studies(storage: StorageOption = DEFAULT_STORAGE, json_: JsonOption = False)
                 "best": reached.best if single else None,
                 "gain": reached.gain if single else None,
                 "front": None if single else reached.front,
+                "owner": record.owner,
                 "created_at": record.created_at,
+                "archived_at": record.archived_at,
             }
         )
     if json_:
         print_json(found)
         return
     if not found:
-        console.print(f"{storage} holds no study yet; make one with: autotune search moe-cache")
+        empty = f"{storage} holds no study yet; make one with: autotune search moe-cache"
+        console.print(f"{storage} holds archived studies alone ({hidden}); see: --archived" if hidden else empty)
         return
     now = dt.datetime.now(dt.UTC)
     ended = any(s["pruned"] for s in found)
+    shared = len({s["owner"] for s in found}) > 1
     rows = [
         [
             s["study"],
             s["domain"] or "–",
-            s["state"],
+            s["state"] + (", archived" if s["archived_at"] else ""),
+            *([s["owner"] or "–"] if shared else []),
             s["strategy"],
             str(s["trials"]) + (f" + {s['cheaper']} cheaper" if s["cheaper"] else ""),
             str(s["failed"]),
@@ -203,7 +225,8 @@ def studies(storage: StorageOption = DEFAULT_STORAGE, json_: JsonOption = False)
         ]
         for s in found
     ]
-    columns = ["study", "domain", "state", "strategy", "trials", "failed", *(["pruned"] if ended else [])]
+    columns = ["study", "domain", "state", *(["owner"] if shared else []), "strategy", "trials", "failed"]
+    columns += ["pruned"] if ended else []
     columns += ["objective", "best", "gain", "made"]
     console.print(table(None, columns, rows, right=["trials", "failed", "pruned", "best", "gain", "made"]))
 

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ class CommandEvaluator:
     """Runs the command of a specification; an evaluator for `autotune.search` that protects itself.
 
     Every run is a process in a session of its own. Its limits on time and memory apply to one run, and all that it
-    started ends with it. ``wall_s``, from start to end, is a metric unless the command reports one of that name.
+    started ends with it. ``wall_s``, from start to end, is a metric unless the command reports one of that name. The end
+    of what the command printed is the log of the measurement or the failure.
 
     Raises:
         UsageError: before any trial, when a template does not fit the parameters or the command cannot be run.
@@ -90,17 +92,25 @@ class CommandEvaluator:
             except Failure as failure:
                 process.end()
                 failure.add_note((process.stderr.text() or process.stdout.text())[-4096:])
+                failure.log = process.log()
                 raise
             finally:
                 code = process.end()
         if code in self.spec.exit_codes:
             last = last_line(process.stderr.text()) or last_line(process.stdout.text())
             raise Failure(
-                self.spec.exit_codes[code], f"the command exited with code {code}" + (f"; {last}" if last else "")
+                self.spec.exit_codes[code],
+                f"the command exited with code {code}" + (f"; {last}" if last else ""),
+                process.log(),
             )
         if code != 0:
             raise process.failure("the command", self._limits)
-        return self._read(process)
+        log = process.log()
+        try:
+            return replace(self._read(process), log=log)
+        except Failure as failure:
+            failure.log = log
+            raise
 
     def _follow(self, process: SessionProcess, report: Report) -> None:
         stream = process.stdout if self.spec.stream == "stdout" else process.stderr
@@ -118,6 +128,11 @@ class CommandEvaluator:
             return ended
 
         process.supervise(exits_within, self._limits)
+
+    def described(self) -> dict[str, Any]:
+        """The specification as JSON-able values, from which `CommandSpec.stored` makes it again."""
+        found: dict[str, Any] = json.loads(self.spec.model_dump_json(exclude_unset=True))
+        return found
 
     def argv(self, config: Mapping[str, Any], *, seed: int = 0, config_file: str = "config.json") -> list[str]:
         """The arguments for a configuration, without looking the program up."""

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from autotune.checks import is_name
 from autotune.command.template import Template, format_value
@@ -249,6 +260,21 @@ class CommandSpec(_Model):
     trials: int = Field(default=50, ge=1)
     strategy: str = "auto"
     seed: int = Field(default=0, ge=0, lt=2**32)
+
+    @classmethod
+    def stored(cls, described: Mapping[str, Any]) -> CommandSpec:
+        """The specification that a study keeps of its command.
+
+        Raises:
+            UsageError: where another version of autotune wrote something else.
+        """
+        try:
+            return cls.model_validate_json(json.dumps(described))
+        except ValidationError as error:
+            where = ".".join(map(str, error.errors()[0]["loc"]))
+            raise UsageError(
+                f"the stored command cannot be read ({where}: {error.errors()[0]['msg']}); go on with its SPACE.yaml"
+            ) from error
 
     def parameter(self, name: str) -> Parameter:
         """One parameter as the engine's own type, with the default that the specification gives it.

@@ -2,6 +2,6 @@
 
 from autotune.execution.isolated import Isolated
 from autotune.execution.process import Limits
-from autotune.execution.runner import Evaluate, InProcess, Runner, classify, details
+from autotune.execution.runner import Evaluate, InProcess, Runner, classify, described, details
 
-__all__ = ["Evaluate", "InProcess", "Isolated", "Limits", "Runner", "classify", "details"]
+__all__ = ["Evaluate", "InProcess", "Isolated", "Limits", "Runner", "classify", "described", "details"]

@@ -192,7 +192,7 @@ def _evaluate(evaluate: Evaluate, request: Call, objectives: tuple[str, ...], re
         return Ended(pruned.reason)
     except Failure as failure:
         # A subclass of the user's may not survive the way back.
-        plain = Failure(failure.kind, failure.message)
+        plain = Failure(failure.kind, failure.message, failure.log)
         for note in getattr(failure, "__notes__", ()):
             plain.add_note(note)
         return plain

@@ -11,6 +11,7 @@ import sys
 import time
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from multiprocessing import spawn
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -21,7 +22,7 @@ from autotune.errors import UsageError
 from autotune.execution import child
 from autotune.execution.process import GIB, Limits, SessionProcess
 from autotune.execution.runner import Evaluate, metric_names, reports_of_first, takes
-from autotune.measurement import ONCE, Failure, FailureKind, Measurement, Protocol, repeat
+from autotune.measurement import ONCE, Failure, FailureKind, Measurement, Protocol, joined_logs, repeat
 from autotune.reports import Pruned, Report
 
 # Importing a large framework from a cold network disk takes minutes; loading longer than this is a hang.
@@ -45,8 +46,8 @@ class Isolated:
 
     The process loads the evaluator once (loading is not counted against the time limit) and is used again by the next
     configuration, as importing a framework costs seconds; after any failure but `invalid` and `nan`, and after an
-    interrupt, it is ended with all processes that it started, and the next configuration gets a new one. What the
-    evaluator prints is swallowed; its end is quoted when the process dies.
+    interrupt, it is ended with all processes that it started, and the next configuration gets a new one. The end of what
+    the evaluator prints is the log of the measurement or the failure, and is quoted when the process dies.
 
     Memory is watched from outside, every 50 ms, as the resident size of the session: address-space limits
     (`RLIMIT_AS`) also count what is reserved and never touched, which under CUDA and numba is hundreds of GiB.
@@ -117,6 +118,15 @@ class Isolated:
             if not self.reuse:
                 self.close()
 
+    def described(self) -> dict[str, Any]:
+        """The arguments that make a runner with the same limits."""
+        return {
+            "time_limit_s": self.limits.time_s,
+            "memory_limit_gib": self.limits.memory_gib,
+            "hard_memory_limit": self.hard_memory_limit,
+            "reuse": self.reuse,
+        }
+
     def close(self) -> None:
         """End the process, if one is held: with a short grace to exit by itself, then with all that it started."""
         worker, self._worker = self._worker, None
@@ -141,15 +151,21 @@ class Isolated:
             self.close()
         if self._worker is None:
             self._worker = self._started(evaluate)
-        reply = self._worker.ask(child.Call(dict(config), seed, report is not None), self.limits, report)
+        try:
+            reply = self._worker.ask(child.Call(dict(config), seed, report is not None), self.limits, report)
+        except Failure as failure:  # a limit, which knows of no output; a process that ended does
+            failure.log = failure.log or self._worker.process.log()
+            raise
+        printed = self._worker.process.log()
         if isinstance(reply, Failure):
+            reply.log = joined_logs(printed, reply.log)
             raise reply
         if isinstance(reply, child.Ended):
             raise Pruned(reply.reason)
         if isinstance(reply, child.Misuse):
             raise UsageError(reply.message)
         assert isinstance(reply, Measurement)
-        return reply
+        return replace(reply, log=joined_logs(printed, reply.log))
 
     def _started(self, evaluate: Evaluate) -> _Worker:
         worker = _Worker(evaluate)
@@ -180,7 +196,8 @@ class _Worker:
         try:
             reply = self.ask(child.Start(self._main, self._payload, objectives, data_limit_bytes), _LOAD_LIMIT)
         except Failure as failure:
-            raise Failure(FailureKind.INFRA, f"while the evaluator was loaded: {failure.message}") from failure
+            message = f"while the evaluator was loaded: {failure.message}"
+            raise Failure(FailureKind.INFRA, message, failure.log or self.process.log()) from failure
         if isinstance(reply, child.Misuse):
             raise UsageError(reply.message)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import signal
 import subprocess
 import threading
@@ -17,12 +18,16 @@ from typing import IO
 import psutil
 
 from autotune.errors import UsageError
-from autotune.measurement import Failure, FailureKind
+from autotune.measurement import LOG_BYTES, Failure, FailureKind, joined_logs, log_tail
 
 GIB = float(1 << 30)
 
 # How often limits are looked at. A look costs about a millisecond of one core; memory can be exceeded for this long.
 _LOOK_S = 0.05
+
+_STDERR = "--- stderr ---"  # stands in a log between the two streams
+_BLOCK = 1 << 16  # bytes of a stream that are read at once
+_PIPE_BLOCKS = 16  # a pipe holds up to 1 MiB where nobody raised the kernel's limit
 
 # A process that the kernel's OOM killer took is believed to have run out of memory from this share of its limit on.
 _NEAR_LIMIT = 0.9
@@ -60,16 +65,40 @@ class Tail:
         self._passed = 0  # bytes that were read and are kept no more
         self._keep_bytes = keep_bytes
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._drain, args=(stream,), daemon=True, name="autotune-tail")
+        self._stream = stream
+        self._ended = False
+        self._came = select.poll()
+        self._came.register(stream, select.POLLIN)
+        self._thread = threading.Thread(target=self._drain, daemon=True, name="autotune-tail")
         self._thread.start()
 
-    def _drain(self, stream: IO[bytes]) -> None:
-        with stream:
-            while block := stream.read(1 << 16):
+    def _drain(self) -> None:
+        waiting = select.poll()  # one object for each thread that polls
+        waiting.register(self._stream, select.POLLIN)
+        with self._stream:
+            while not self._ended:
+                waiting.poll()
                 with self._lock:
-                    self._kept += block
-                    self._passed += max(0, len(self._kept) - self._keep_bytes)
-                    del self._kept[: -self._keep_bytes]
+                    self._take()
+
+    def _take(self) -> bool:
+        """Take one block over, if there is any; says whether there was. The lock is held."""
+        if self._ended or not self._came.poll(0):
+            return False
+        block = self._stream.read(_BLOCK)
+        self._ended = not block
+        self._kept += block
+        self._passed += max(0, len(self._kept) - self._keep_bytes)
+        del self._kept[: -self._keep_bytes]
+        return True
+
+    def settle(self) -> str:
+        """As `text`, with all that was written before the call."""
+        with self._lock:
+            for _ in range(_PIPE_BLOCKS):  # more than a pipe holds, and no more, as a process may print without end
+                if not self._take():
+                    break
+        return self.text()
 
     def text(self) -> str:
         """What was kept, decoded as UTF-8 with replacement characters for what is not."""
@@ -210,6 +239,16 @@ class SessionProcess:
                 tail.join(timeout_s=1.0)
         return self._code
 
+    def log(self) -> str | None:
+        """The end of all that was printed since the streams were cleared; both streams one after the other, unless merged."""
+        out, err = self.stdout.settle(), "" if self.stderr is self.stdout else self.stderr.settle()
+        if not (out.strip() and err.strip()):
+            return joined_logs(out, err)
+        room = LOG_BYTES - len(f"\n{_STDERR}\n\n")
+        # Each stream has half of it, and what the other one leaves.
+        err = log_tail(err, max(room // 2, room - len(out.encode())))
+        return joined_logs(log_tail(out, room - len(err.encode())), _STDERR, err)
+
     def failure(self, who: str, limits: Limits) -> Failure:
         """The failure of a leader that ended by itself: what ended it, its last words, and more output in a note."""
         code = self.end()
@@ -217,7 +256,9 @@ class SessionProcess:
         last = last_line(output)
         message = f"{who} {describe_exit(code)}" + (f"; its last output: {last}" if last else "")
         failure = Failure(
-            FailureKind.OOM if self._ran_out_of_memory(code, output, limits) else FailureKind.CRASH, message
+            FailureKind.OOM if self._ran_out_of_memory(code, output, limits) else FailureKind.CRASH,
+            message,
+            self.log(),
         )
         if output:
             failure.add_note(output[-4096:])

@@ -10,6 +10,7 @@ import subprocess
 import traceback
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from autotune.errors import UsageError
@@ -133,7 +134,7 @@ def takes(evaluate: Evaluate, name: str) -> bool:
 def classify(exception: BaseException) -> Failure:
     """The typed failure that an evaluator's exception means.
 
-    The message is one line, ``Type: message``; the traceback is kept as a note of the failure (`details`).
+    The message is one line, ``Type: message``; the traceback is kept as the failure's log and as a note (`details`).
 
     Raises:
         BaseException: `exception` itself where it is no failure of the configuration: `KeyboardInterrupt` and the like,
@@ -144,8 +145,9 @@ def classify(exception: BaseException) -> Failure:
     if isinstance(exception, UsageError) or not isinstance(exception, (Exception, SystemExit)):
         raise exception
     text = printable(f"{type(exception).__name__}: {_said(exception)}")
-    failure = Failure(_kind(exception), text if len(text) <= 300 else text[:299] + "…")
-    failure.add_note("".join(traceback.format_exception(exception)))
+    trace = "".join(traceback.format_exception(exception))
+    failure = Failure(_kind(exception), text if len(text) <= 300 else text[:299] + "…", trace)
+    failure.add_note(trace)
     return failure
 
 
@@ -154,6 +156,27 @@ def _said(exception: BaseException) -> str:
         return str(exception)
     except Exception as error:  # `__str__` is the evaluator's code too
         return f"(its text cannot be had: {type(error).__name__})"
+
+
+COMMAND, ISOLATED, REPEATS = "command", "isolated", "repeats"
+OF_MEASURING = (COMMAND, ISOLATED, REPEATS)
+"""Settings of a study that say how it was measured last: nothing that it was made with, and kept so that it is gone on with
+by its name alone."""
+
+
+def described(evaluate: Evaluate, runner: Runner) -> dict[str, Any]:
+    """What a study keeps of how it is measured, by `OF_MEASURING`: JSON-able, and absent where there is nothing to say.
+
+    An evaluator says what it is by a method ``described()``, as `CommandEvaluator` does, and a runner likewise.
+    """
+    of_evaluator, of_runner = (getattr(one, "described", None) for one in (evaluate, runner))
+    protocol = getattr(runner, "protocol", ONCE)
+    found = {
+        COMMAND: of_evaluator() if callable(of_evaluator) else None,
+        ISOLATED: of_runner() if callable(of_runner) else None,
+        REPEATS: asdict(protocol) if protocol != ONCE else None,
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def details(failure: Failure) -> str:

@@ -1,6 +1,25 @@
 """Where results live: studies, trials, metrics and samples in SQL. Nothing else holds state."""
 
-from autotune.store.records import Profile, Proposal, SourceRecord, StudyRecord, StudySummary, TrialRecord, TrialState
+from autotune.store.records import (
+    Artifact,
+    Profile,
+    Proposal,
+    SourceRecord,
+    StudyRecord,
+    StudySummary,
+    TrialRecord,
+    TrialState,
+)
 from autotune.store.store import Store
 
-__all__ = ["Profile", "Proposal", "SourceRecord", "Store", "StudyRecord", "StudySummary", "TrialRecord", "TrialState"]
+__all__ = [
+    "Artifact",
+    "Profile",
+    "Proposal",
+    "SourceRecord",
+    "Store",
+    "StudyRecord",
+    "StudySummary",
+    "TrialRecord",
+    "TrialState",
+]

@@ -52,7 +52,7 @@ def open_engine(url: str, *, read_only: bool = False, create: bool = True) -> sa
         engine = (
             _sqlite(parsed, read_only=read_only, create=create)
             if parsed.get_backend_name() == "sqlite"
-            else _server(parsed)
+            else _server(parsed, read_only=read_only)
         )
     except ImportError as error:
         raise StorageUnavailableError(
@@ -126,8 +126,10 @@ def _parse(url: str) -> sa.URL:
     return parsed
 
 
-def _server(url: sa.URL) -> sa.Engine:
-    return sa.create_engine(url, pool_pre_ping=True)
+def _server(url: sa.URL, *, read_only: bool) -> sa.Engine:
+    # The server itself then refuses to write; MySQL's dialect has no such setting.
+    reads = read_only and url.get_backend_name() == "postgresql"
+    return sa.create_engine(url, pool_pre_ping=True, execution_options={"postgresql_readonly": True} if reads else {})
 
 
 def _sqlite(url: sa.URL, *, read_only: bool, create: bool) -> sa.Engine:
@@ -202,7 +204,8 @@ def _bring_up_to_date(engine: sa.Engine, shown: str, *, read_only: bool, create:
         if revision == HEAD_REVISION:
             return
         raise StorageUnavailableError(
-            f"storage {shown!r} has the older schema {revision}; run a search with it first, which brings it up to date"
+            f"storage {shown!r} has the older schema {revision}; bring it up to date with 'autotune upgrade --storage URL', "
+            "or run a search with it first"
         )
     if engine.dialect.name == "sqlite":
         _use_wal(engine)

@@ -6,9 +6,10 @@ import datetime as dt
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.mysql import MEDIUMTEXT
 from sqlalchemy.types import TypeDecorator
 
-HEAD_REVISION = "0002"  # the newest migration; kept here so that opening an up-to-date store never imports alembic
+HEAD_REVISION = "0003"  # the newest migration; kept here so that opening an up-to-date store never imports alembic
 
 
 class UtcDateTime(TypeDecorator[dt.datetime]):
@@ -29,6 +30,7 @@ class UtcDateTime(TypeDecorator[dt.datetime]):
 # Names are bounded so that MySQL can index them.
 NAME_LENGTH = 255
 NAME = sa.String(NAME_LENGTH)
+LONG_TEXT = sa.Text().with_variant(MEDIUMTEXT(), "mysql")  # whose TEXT ends one byte below 64 KiB
 
 metadata = sa.MetaData(
     naming_convention={
@@ -86,6 +88,11 @@ studies = sa.Table(
     sa.Column("revision", sa.Integer, nullable=False),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("updated_at", UtcDateTime, nullable=False),
+    sa.Column("owner", NAME),  # the user who made it, where that is known
+    sa.Column("archived_at", UtcDateTime),
+    sa.Column("stop_requested_at", UtcDateTime),  # until the next search begins
+    sa.Column("stop_requested_by", NAME),
+    sa.Column("store_s", sa.Double),  # what ended searches spent on their store; NULL is none
 )
 
 trials = sa.Table(
@@ -115,6 +122,8 @@ trials = sa.Table(
     sa.UniqueConstraint("study_id", "number"),
     sa.Index(None, "study_id", "config_hash"),
     sa.Index(None, "study_id", "revision"),
+    # Covers the counts of a list of studies, and finds the open trials of one.
+    sa.Index(None, "study_id", "state", "failure_kind", "fidelity"),
 )
 
 metrics = sa.Table(
@@ -152,4 +161,11 @@ artifacts = sa.Table(
     sa.Column("name", NAME, primary_key=True),
     sa.Column("path", sa.Text, nullable=False),
     sa.Column("sha256", sa.String(64), nullable=False),
+)
+
+logs = sa.Table(
+    "logs",
+    metadata,
+    sa.Column("trial_id", sa.ForeignKey("trials.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("text", LONG_TEXT, nullable=False),
 )

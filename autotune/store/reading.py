@@ -9,12 +9,19 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from autotune.errors import UsageError
-from autotune.measurement import Metric
 from autotune.store import models as m
 from autotune.store import statements as q
 from autotune.store.database import Database
-from autotune.store.records import Profile, StudyRecord, StudySummary, TrialRecord, TrialState
-from autotune.store.rows import study_record, trial_record
+from autotune.store.records import (
+    Artifact,
+    Profile,
+    StopRequest,
+    StudyRecord,
+    StudySummary,
+    TrialRecord,
+    TrialState,
+)
+from autotune.store.rows import metrics_by_trial, study_record, trial_records
 
 _AT_ONCE = 500  # keys in one statement; databases bound their number
 
@@ -48,45 +55,38 @@ class Reading(Database):
         return study
 
     def studies(self) -> list[StudySummary]:
-        """Every study, newest first, with the trials that count by state, and their failures by kind."""
-        counts = m.trials.c.fidelity.is_(None)
-        by_state = (
-            sa.select(m.trials.c.study_id, m.trials.c.state, sa.func.count())
-            .where(counts)
-            .group_by(m.trials.c.study_id, m.trials.c.state)
-        )
-        by_kind = (
-            sa.select(m.trials.c.study_id, m.trials.c.failure_kind, sa.func.count())
-            .where(counts, m.trials.c.state == TrialState.FAILED.value)
-            .group_by(m.trials.c.study_id, m.trials.c.failure_kind)
-        )
-        others = sa.select(m.trials.c.study_id, sa.func.count()).where(~counts).group_by(m.trials.c.study_id)
+        """Every study, newest first, archived ones too, with the trials that count by state, and their failures by kind."""
         with self._read() as connection:
-            records = [
-                study_record(row) for row in connection.execute(m.studies.select().order_by(m.studies.c.id.desc()))
-            ]
-            states: dict[int, dict[TrialState, int]] = {}
-            for study_id, state, count in connection.execute(by_state):
-                states.setdefault(study_id, {})[TrialState(state)] = count
-            kinds: dict[int, dict[str, int]] = {}
-            for study_id, kind, count in connection.execute(by_kind):
-                kinds.setdefault(study_id, {})[kind] = count
-            cheaper = {int(row[0]): int(row[1]) for row in connection.execute(others)}
-        return [
-            StudySummary(record, states.get(record.id, {}), kinds.get(record.id, {}), cheaper.get(record.id, 0))
-            for record in records
-        ]
+            rows = connection.execute(m.studies.select().order_by(m.studies.c.id.desc())).all()
+            counted = connection.execute(q.TRIAL_COUNTS).all()
+        states: dict[int, dict[TrialState, int]] = {row.id: {} for row in rows}
+        kinds: dict[int, dict[str, int]] = {row.id: {} for row in rows}
+        cheaper: dict[int, int] = {}
+        for study_id, state, kind, fidelity, count in counted:
+            if study_id not in states:
+                continue  # made between the two looks
+            if fidelity is not None:
+                cheaper[study_id] = cheaper.get(study_id, 0) + count
+                continue
+            found = TrialState(state)
+            states[study_id][found] = states[study_id].get(found, 0) + count
+            if found is TrialState.FAILED:
+                kinds[study_id][kind] = count
+        return [StudySummary(study_record(row), states[row.id], kinds[row.id], cheaper.get(row.id, 0)) for row in rows]
+
+    def stop_request(self, study_id: int) -> StopRequest | None:
+        """Who asked the study's searches to end, and when; None where nobody did since one began."""
+        with self._read() as connection:
+            row = connection.execute(q.STOP_REQUEST, {"this_study": study_id}).one_or_none()
+        return None if row is None or row[0] is None else StopRequest(row[1] or "somebody", row[0])
 
     def trials(self, study_id: int, since: int = -1) -> list[TrialRecord]:
         """The study's trials whose revision is above `since`, by number, with their metrics."""
         chosen = {"this_study": study_id, "since": since}
-        with self._read() as connection:
+        with self._read() as connection:  # left before anything is parsed, so that it stays short
             rows = connection.execute(q.CHANGED_TRIALS, chosen).all()
-            found: dict[int, dict[str, Metric]] = {}
-            if rows:
-                for trial_id, name, value, half_width in connection.execute(q.CHANGED_METRICS, chosen):
-                    found.setdefault(trial_id, {})[name] = Metric(math.nan if value is None else value, half_width)
-        return [trial_record(dict(row._mapping), found.get(row.id, {})) for row in rows]
+            values = connection.execute(q.CHANGED_METRICS, chosen).all() if rows else []
+        return trial_records(rows, metrics_by_trial(values))
 
     def samples(self, trial_id: int) -> dict[str, tuple[float, ...]]:
         """All samples of a trial by metric, in the order in which they were measured."""
@@ -96,6 +96,17 @@ class Reading(Database):
             for row in connection.execute(query):
                 kept.setdefault(row.metric, []).append(math.nan if row.value is None else row.value)
         return {name: tuple(values) for name, values in kept.items()}
+
+    def log(self, trial_id: int) -> str | None:
+        """The end of what the evaluation of a trial printed; None where nothing is known of that."""
+        with self._read() as connection:
+            return connection.execute(sa.select(m.logs.c.text).where(m.logs.c.trial_id == trial_id)).scalar()
+
+    def artifacts(self, trial_id: int) -> list[Artifact]:
+        """The files that belong to a trial, by name."""
+        query = m.artifacts.select().where(m.artifacts.c.trial_id == trial_id).order_by(m.artifacts.c.name)
+        with self._read() as connection:
+            return [Artifact(row.name, row.path, row.sha256) for row in connection.execute(query)]
 
     def reports(self, trial_id: int) -> list[tuple[int, str, float]]:
         """Intermediate values of a trial as (step, metric, value)."""

@@ -57,6 +57,7 @@ class TrialRecord:
     Attributes:
         fidelity: the cheaper evaluator that measures it; None for the one whose results count.
         failure_message: why it failed, or was pruned.
+        environment_id: of the machine that measures it (`queries.environment_of`); None where that was not told.
         replicates: trials of this configuration that the record was made of; 1 unless `Goals.merge` made it.
     """
 
@@ -79,6 +80,7 @@ class TrialRecord:
     notes: Mapping[str, Any] = field(default_factory=dict)
     created_at: dt.datetime | None = None
     finished_at: dt.datetime | None = None
+    environment_id: int | None = None
     replicates: int = 1
 
     @property
@@ -152,7 +154,14 @@ class SourceRecord:
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """A study's definition as the store has it. `space` is the JSON form of the search space."""
+    """A study's definition as the store has it. `space` is the JSON form of the search space.
+
+    Attributes:
+        owner: the user who made it; None where that is not known.
+        archived_at: since when it is put aside; None where it is not.
+        stop_requested_at, stop_requested_by: the last request to stop its searches, until another search begins.
+        store_s: seconds that searches which have ended spent on their store.
+    """
 
     id: int
     name: str
@@ -173,6 +182,16 @@ class StudyRecord:
     profile_id: int | None = None
     created_at: dt.datetime | None = None
     updated_at: dt.datetime | None = None
+    owner: str | None = None
+    archived_at: dt.datetime | None = None
+    stop_requested_at: dt.datetime | None = None
+    stop_requested_by: str | None = None
+    store_s: float = 0.0
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether its searches are asked to end, or have ended so."""
+        return self.stop_requested_at is not None
 
     @property
     def goals(self) -> Goals:
@@ -190,6 +209,14 @@ class StudyRecord:
 
 
 @dataclass(frozen=True)
+class StopRequest:
+    """Who asked a study's searches to end, and when."""
+
+    by: str
+    at: dt.datetime
+
+
+@dataclass(frozen=True)
 class StudySummary:
     """A study with its trials counted in SQL.
 
@@ -202,3 +229,12 @@ class StudySummary:
     trials: Mapping[TrialState, int]
     failures: Mapping[str, int]
     cheaper: int = 0
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file that belongs to a trial. Only where it lies is stored, and what it held then."""
+
+    name: str
+    path: str
+    sha256: str

@@ -6,14 +6,19 @@ import datetime as dt
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from autotune.errors import UsageError
 from autotune.measurement import FailureKind, Metric
 from autotune.objective import unit_of
 from autotune.store.records import Proposal, SourceRecord, StudyRecord, TrialRecord, TrialState
+
+_STATES = {state.value: state for state in TrialState}
 
 
 def _plain(value: Any) -> Any:
@@ -49,6 +54,27 @@ def nullable(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
+def artifact_rows(trial_id: int, artifacts: Mapping[str, str | Path]) -> list[dict[str, Any]]:
+    """Where each file lies, and what it holds now.
+
+    Raises:
+        UsageError: for a file that cannot be read.
+    """
+    rows = []
+    for name, path in artifacts.items():
+        file = Path(path).absolute()
+        try:
+            with file.open("rb") as stream:
+                held = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise UsageError(
+                f"artifact {name!r} is {str(file)!r}, which cannot be read ({error.strerror}); write it before "
+                "the trial is told"
+            ) from error
+        rows.append({"trial_id": trial_id, "name": name, "path": str(file), "sha256": held})
+    return rows
+
+
 def utc_now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
 
@@ -74,6 +100,14 @@ def sample_rows(trial_id: int, metrics: Mapping[str, Metric]) -> list[dict[str, 
     ]
 
 
+def metrics_by_trial(rows: Iterable[Any]) -> dict[int, dict[str, Metric]]:
+    """Rows of (trial, name, value, half-width) by trial and name."""
+    found: defaultdict[int, dict[str, Metric]] = defaultdict(dict)
+    for trial_id, name, value, half_width in rows:
+        found[trial_id][name] = Metric(math.nan if value is None else value, half_width)
+    return found
+
+
 def study_record(row: Any) -> StudyRecord:
     return StudyRecord(
         id=row.id,
@@ -95,6 +129,11 @@ def study_record(row: Any) -> StudyRecord:
         profile_id=row.profile_id,
         created_at=row.created_at,
         updated_at=row.updated_at,
+        owner=row.owner,
+        archived_at=row.archived_at,
+        stop_requested_at=row.stop_requested_at,
+        stop_requested_by=row.stop_requested_by,
+        store_s=row.store_s or 0.0,
     )
 
 
@@ -115,7 +154,66 @@ def begun_record(proposal: Proposal, trial_id: int, row: Mapping[str, Any]) -> T
         suggest_s=proposal.suggest_s,
         notes=_stored(row["notes"]),
         created_at=row["created_at"],
+        environment_id=row["environment_id"],
     )
+
+
+def trial_records(rows: Sequence[Any], metrics: Mapping[int, Mapping[str, Metric]]) -> list[TrialRecord]:
+    """Records of many rows of `statements.TRIALS`, with their metrics by key.
+
+    Reading ten thousand is common, so their JSON is parsed as one document, and nothing is looked up by name.
+    """
+    configs = _parsed([row[2] for row in rows])
+    notes = iter(_parsed([row[15] for row in rows if row[15]]))
+    found = []
+    for row, config in zip(rows, configs, strict=True):
+        (
+            key,
+            number,
+            _,
+            config_hash,
+            state,
+            proposer,
+            attempt,
+            revision,
+            label,
+            fidelity,
+            worker,
+            kind,
+            message,
+            *rest,
+        ) = row
+        suggest_s, evaluate_s, noted, created_at, finished_at, environment = rest
+        found.append(
+            TrialRecord(
+                key,
+                number,
+                config,
+                config_hash,
+                _STATES[state],
+                proposer,
+                attempt,
+                revision,
+                label,
+                fidelity,
+                worker,
+                FailureKind(kind) if kind else None,
+                message,
+                metrics.get(key) or {},
+                suggest_s,
+                evaluate_s,
+                next(notes) if noted else {},
+                created_at,
+                finished_at,
+                environment,
+            )
+        )
+    return found
+
+
+def _parsed(texts: Sequence[str]) -> list[Any]:
+    parsed: list[Any] = json.loads(f"[{','.join(texts)}]")
+    return parsed
 
 
 def trial_record(row: Mapping[str, Any], metrics: Mapping[str, Metric]) -> TrialRecord:
@@ -139,6 +237,7 @@ def trial_record(row: Mapping[str, Any], metrics: Mapping[str, Metric]) -> Trial
         notes=_stored(row["notes"]),
         created_at=row["created_at"],
         finished_at=row["finished_at"],
+        environment_id=row["environment_id"],
     )
 
 
@@ -164,6 +263,7 @@ def finished_record(trial: TrialRecord, values: Mapping[str, Any], metrics: Mapp
         notes=_stored(values["notes"]),
         created_at=trial.created_at,
         finished_at=values["finished_at"],
+        environment_id=trial.environment_id,
     )
 
 

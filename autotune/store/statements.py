@@ -42,7 +42,18 @@ INSERT_TRIAL = m.trials.insert()
 INSERT_METRICS = m.metrics.insert()
 INSERT_SAMPLES = m.samples.insert()
 INSERT_REPORTS = m.reports.insert()
+INSERT_LOG = m.logs.insert()
+INSERT_ARTIFACTS = m.artifacts.insert()
+FORGET_LOG = m.logs.delete().where(m.logs.c.trial_id == sa.bindparam("this_trial"))
+FORGET_ARTIFACTS = m.artifacts.delete().where(m.artifacts.c.trial_id == sa.bindparam("this_trial"))
 FORGET_REPORTS = m.reports.delete().where(m.reports.c.trial_id == sa.bindparam("this_trial"))
+
+_COUNTED = (m.trials.c.study_id, m.trials.c.state, m.trials.c.failure_kind, m.trials.c.fidelity)
+TRIAL_COUNTS = sa.select(*_COUNTED, sa.func.count()).group_by(*_COUNTED)
+
+STOP_REQUEST = sa.select(m.studies.c.stop_requested_at, m.studies.c.stop_requested_by).where(
+    m.studies.c.id == _THIS_STUDY
+)
 
 OPEN_TRIALS = (
     m.trials.select()
@@ -50,7 +61,34 @@ OPEN_TRIALS = (
     .order_by(m.trials.c.number)
 )
 _CHANGED = (m.trials.c.study_id == _THIS_STUDY) & (m.trials.c.revision > sa.bindparam("since", type_=sa.Integer))
-CHANGED_TRIALS = m.trials.select().where(_CHANGED).order_by(m.trials.c.number)
+TRIALS = sa.select(
+    *(
+        m.trials.c[name]
+        for name in (
+            "id",
+            "number",
+            "config",
+            "config_hash",
+            "state",
+            "proposer",
+            "attempt",
+            "revision",
+            "label",
+            "fidelity",
+            "worker_id",
+            "failure_kind",
+            "failure_message",
+            "suggest_s",
+            "evaluate_s",
+            "notes",
+            "created_at",
+            "finished_at",
+            "environment_id",
+        )
+    )
+)
+"""What `rows.trial_records` reads, in its order."""  # fmt: skip
+CHANGED_TRIALS = TRIALS.where(_CHANGED).order_by(m.trials.c.number)
 CHANGED_METRICS = (
     sa.select(m.metrics.c.trial_id, m.metrics.c.name, m.metrics.c.value, m.metrics.c.half_width)
     .join(m.trials, m.trials.c.id == m.metrics.c.trial_id)

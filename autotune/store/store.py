@@ -11,6 +11,7 @@ Concurrency contract
 from __future__ import annotations
 
 import datetime as dt
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -19,8 +20,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from autotune.checks import stored_name
-from autotune.errors import LeaseLostError, StoreError, UsageError
-from autotune.measurement import Failure, FailureKind, Measurement, Metric
+from autotune.errors import LeaseLostError, StoreError, StudyExistsError, UsageError
+from autotune.measurement import Failure, FailureKind, Measurement, Metric, log_tail
 from autotune.reports import Pruned
 from autotune.store import models as m
 from autotune.store import statements as q
@@ -28,6 +29,7 @@ from autotune.store.insertion import inserted_key, save_environment, save_profil
 from autotune.store.reading import Reading
 from autotune.store.records import PRUNED_NOTE, Profile, Proposal, SourceRecord, StudyRecord, TrialRecord, TrialState
 from autotune.store.rows import (
+    artifact_rows,
     begun_record,
     clean,
     dumps,
@@ -38,7 +40,7 @@ from autotune.store.rows import (
     trial_record,
     utc_now,
 )
-from autotune.store.workers import is_dead
+from autotune.store.workers import is_dead, user_name
 
 MAX_ATTEMPTS = 3  # how often a trial is tried when the machine, not the configuration, fails
 
@@ -65,13 +67,18 @@ class Store(Reading):
         strategy_options: Mapping[str, Any] | None = None,
         sources: Sequence[SourceRecord] = (),
         profile: Profile | None = None,
+        owner: str | None = None,
     ) -> StudyRecord:
         """Write a new study.
+
+        Args:
+            owner: who makes it; the user of this process when None (`workers.user_name`).
 
         Raises:
             UsageError: when the name is taken, or cannot be a name.
         """
         stored_name("study name", name, m.NAME_LENGTH)
+        owner = user_name() if owner is None else stored_name("owner", owner, m.NAME_LENGTH)
         now = utc_now()
         with self._write() as connection:
             profile_id = save_profile(connection, profile) if profile else None
@@ -97,21 +104,71 @@ class Store(Reading):
                         revision=0,
                         created_at=now,
                         updated_at=now,
+                        owner=owner,
                     )
                 )
             except sa.exc.IntegrityError:
-                raise UsageError(
+                raise StudyExistsError(
                     f"study {name!r} exists already in {self.url}; load it, or choose another name"
                 ) from None
         return self.load_study(name)
 
-    def set_study_state(self, study_id: int, state: str, reason: str | None = None) -> None:
-        """Record that a search runs, is done or was interrupted, and why it stopped."""
+    def set_study_state(
+        self, study_id: int, state: str, reason: str | None = None, *, store_s: float | None = None
+    ) -> None:
+        """Record that a search runs, is done or was interrupted, and why it stopped.
+
+        Args:
+            store_s: seconds that a search which ends spent on its store, added to those of others.
+        """
+        values: dict[str, Any] = {"state": state, "stop_reason": reason}
+        if store_s is not None:
+            values["store_s"] = sa.func.coalesce(m.studies.c.store_s, 0.0) + store_s
+        self._set(study_id, values)
+
+    def begin_search(self, study: StudyRecord) -> None:
+        """Record that a search runs, and take back the request to stop that `study` was read with; a newer one stands."""
+        this = m.studies.c.id == study.id
         with self._write() as connection:
             connection.execute(
-                m.studies.update()
-                .where(m.studies.c.id == study_id)
-                .values(state=state, stop_reason=reason, updated_at=utc_now())
+                m.studies.update().where(this).values(state="running", stop_reason=None, updated_at=utc_now())
+            )
+            if study.stop_requested:
+                connection.execute(
+                    m.studies.update()
+                    .where(this, m.studies.c.stop_requested_at == study.stop_requested_at)
+                    .values(stop_requested_at=None, stop_requested_by=None)
+                )
+
+    def request_stop(self, study_id: int, by: str) -> None:
+        """Ask every search of the study to end after the evaluation that it is at.
+
+        A search that begins later takes the request back; `by` is named in the reason that a search ends with.
+
+        Raises:
+            UsageError: when `by` cannot be a name.
+        """
+        by = stored_name("the name of who stops a study", by, m.NAME_LENGTH)
+        self._set(study_id, {"stop_requested_at": utc_now(), "stop_requested_by": by})
+
+    def archive(self, study_id: int, archived: bool = True) -> None:
+        """Put a study aside, so that lists leave it out, or take it back. Its trials stay as they are."""
+        self._set(study_id, {"archived_at": utc_now() if archived else None})
+
+    def set_options(self, study_id: int, changed: Mapping[str, Any]) -> None:
+        """Keep other values of some of a study's options (None takes one out), and all the rest."""
+        this = m.studies.c.id == study_id
+        with self._write() as connection:
+            # The row is taken before it is read, so that no other writer comes in between.
+            connection.execute(m.studies.update().where(this).values(updated_at=utc_now()))
+            kept = json.loads(connection.execute(sa.select(m.studies.c.options).where(this)).scalar_one())
+            options = {name: value for name, value in {**kept, **changed}.items() if value is not None}
+            connection.execute(m.studies.update().where(this).values(options=dumps(options)))
+
+    def _set(self, study_id: int, values: Mapping[str, Any]) -> None:
+        with self._write() as connection:
+            connection.execute(
+                m.studies.update().where(m.studies.c.id == study_id).values(updated_at=utc_now(), **values)
             )
 
     # ----------------------------------------------------------------- trials
@@ -256,13 +313,14 @@ class Store(Reading):
         evaluate_s: float | None = None,
         retry: bool = True,
     ) -> TrialRecord:
-        """Write what an evaluation gave, in one transaction, durable on return.
+        """Write what an evaluation gave, with its log and artifacts, in one transaction, durable on return.
 
         An `infra` failure puts the trial back to wait until it was attempted `MAX_ATTEMPTS` times, unless `retry` is
         False.
 
         Raises:
             LeaseLostError: when the trial is not this worker's any more, or was finished before.
+            UsageError: for an artifact that cannot be read; nothing is written then.
         """
         now = utc_now()
         values: dict[str, Any] = dict.fromkeys(("failure_kind", "failure_message", "lease_until"))
@@ -285,6 +343,8 @@ class Store(Reading):
             values["failure_message"] = clean(outcome.message)
         values["notes"] = dumps(notes) if notes else None
         samples = sample_rows(trial.id, metrics)
+        artifacts = artifact_rows(trial.id, outcome.artifacts) if isinstance(outcome, Measurement) else []
+        log = None if isinstance(outcome, Pruned) else outcome.log
         with self._write() as connection:
             _, values["revision"] = self._advance(connection, study_id, now)
             self._swap(connection, q.FINISH, trial, values)
@@ -292,6 +352,13 @@ class Store(Reading):
                 connection.execute(q.INSERT_METRICS, metric_rows(trial.id, metrics))
             if samples:
                 connection.execute(q.INSERT_SAMPLES, samples)
+            if trial.attempt > 1:  # an attempt before may have left some
+                connection.execute(q.FORGET_LOG, {"this_trial": trial.id})
+                connection.execute(q.FORGET_ARTIFACTS, {"this_trial": trial.id})
+            if log:
+                connection.execute(q.INSERT_LOG, {"trial_id": trial.id, "text": log_tail(clean(log) or "")})
+            if artifacts:
+                connection.execute(q.INSERT_ARTIFACTS, artifacts)
         return finished_record(trial, values, metrics)
 
     def release(self, study_id: int, trial: TrialRecord) -> None:

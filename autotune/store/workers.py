@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 import socket
 
 import psutil
+
+from autotune.checks import is_name
+
+OWNER_VARIABLE = "AUTOTUNE_OWNER"
+_NAME_LENGTH = 255  # what every database can index
+
+
+def user_name() -> str | None:
+    """Who works here: $AUTOTUNE_OWNER, else the name of the user; None where neither is known or can be stored."""
+    given = os.environ.get(OWNER_VARIABLE, "").strip()
+    if not given:
+        try:
+            given = getpass.getuser()
+        except (OSError, KeyError, ImportError):  # a container may run as a user without a name
+            return None
+    return given if is_name(given, _NAME_LENGTH) else None
 
 
 def worker_name() -> str:

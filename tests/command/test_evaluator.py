@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pickle
 import signal
@@ -18,7 +19,7 @@ import pytest
 from autotune.command import CommandEvaluator, CommandSpec, UnusedParameterWarning, load_spec
 from autotune.errors import UsageError
 from autotune.execution import InProcess, details
-from autotune.measurement import Failure
+from autotune.measurement import LOG_BYTES, Failure
 
 X: dict[str, Any] = {"x": {"type": "int", "low": 0, "high": 100}}
 EXAMPLE = Path(__file__).parents[2] / "examples" / "matmul" / "space.yaml"
@@ -283,3 +284,49 @@ def test_a_line_nested_without_end_is_no_json_object() -> None:
 def test_a_commands_last_words_hold_nothing_that_a_terminal_acts_upon() -> None:
     said = failure(script(r"sys.exit('red \x1b[31m text')")).message
     assert said.endswith("red �[31m text")
+
+
+def test_the_log_holds_both_streams_each_with_its_share() -> None:
+    quiet = script('print(json.dumps({"y": 1}))')
+    assert quiet({"x": 1}).log == '{"y": 1}\n'
+    both = script("""
+        print("a" * 200_000)
+        print("b" * 10, file=sys.stderr)
+        print(json.dumps({"y": 1}))
+    """)
+    log = both({"x": 1}).log
+    assert log is not None and LOG_BYTES - 2 <= len(log) <= LOG_BYTES
+    assert log.endswith('a\n{"y": 1}\n--- stderr ---\nbbbbbbbbbb\n')
+    loud = script("""
+        print("a" * 200_000)
+        print("b" * 200_000, file=sys.stderr)
+        sys.exit(4)
+    """)
+    failed = failure(loud).log
+    assert failed is not None and failed.endswith("b\n") and LOG_BYTES - 2 <= len(failed) <= LOG_BYTES
+    assert abs(failed.count("a") - failed.count("b")) <= 2
+
+
+def test_a_failure_keeps_what_was_printed_before_it() -> None:
+    late = failure(script("print('began', flush=True); time.sleep(60)", timeout_s=1.0))
+    assert (late.kind, late.log) == ("timeout", "began\n")
+    silent = failure(script("print('no metric here')"))
+    assert (silent.kind, silent.log) == ("crash", "no metric here\n")
+    typed = failure(script("print('three'); sys.exit(3)", exit_codes={3: "oom"}))
+    assert (typed.kind, typed.log) == ("oom", "three\n")
+
+
+def test_a_command_is_made_again_from_what_a_study_keeps(tmp_path: Path) -> None:
+    evaluator = script(
+        "print(json.dumps({'y': int(sys.argv[1])}))", exit_codes={3: "oom"}, repeats={"min": 2}, env={"A": "{x}"},
+        parameters={"x": {"type": "float", "low": 0.0, "high": 1.0}, "f": {"type": "bool", "when": "x > 0"}},
+        command=["{python}", "-c", "", "{x}", ["{f?--f}"]], timeout_s=3.5, cwd=str(tmp_path),
+    )  # fmt: skip
+    stored = json.loads(json.dumps(evaluator.described()))
+    again = CommandSpec.stored(stored)
+    assert again == evaluator.spec
+    assert again.space().definition_hash() == evaluator.spec.space().definition_hash()
+    with pytest.raises(
+        UsageError, match=r"the stored command cannot be read \(timeout_s: .*\); go on with its SPACE.yaml"
+    ):
+        CommandSpec.stored({**stored, "timeout_s": "soon"})

@@ -48,6 +48,19 @@ def made_by(revision: str, url: str) -> None:
     made.dispose()
 
 
+@pytest.mark.parametrize("revision", ["0001", "0002"])
+def test_every_earlier_schema_leads_to_the_newest(url: str, revision: str) -> None:
+    made_by(revision, url)
+    store = Store(url)
+    (trial,) = store.trials(store.load_study("old").id)
+    assert trial.values == {"value": 2.5}
+    store.archive(1)
+    store.close()
+    reader = Store(url, read_only=True)
+    assert reader.load_study("old").archived_at is not None
+    reader.close()
+
+
 @pytest.fixture
 def first(url: str) -> str:
     """A database of the first version."""
@@ -59,7 +72,10 @@ def test_an_old_database_is_brought_up_to_date_with_all_that_it_holds(first: str
     store = Store(first)
     record = store.load_study("old")
     assert (record.strategy, record.strategy_options, record.sources) == ("random", {}, ())
+    assert (record.owner, record.archived_at, record.stop_requested, record.store_s) == (None, None, False, 0.0)
     (trial,) = store.trials(record.id)
+    assert store.log(trial.id) is None and trial.environment_id is None
+    assert store.studies()[0].trials == {TrialState.COMPLETED: 1}
     assert trial.state is TrialState.COMPLETED and trial.values == {"value": 2.5}
     source = SourceRecord(None, "old", 1, 2)
     new = new_study(store, strategy_options={"a": [1]}, sources=[source])
@@ -77,7 +93,7 @@ def test_a_study_of_an_old_database_is_gone_on_with(first: str) -> None:
 
 def test_an_old_database_is_left_alone_by_who_only_reads(first: str) -> None:
     for _ in range(2):
-        with pytest.raises(UsageError, match="has the older schema 0001; run a search with it first"):
+        with pytest.raises(UsageError, match="has the older schema 0001; bring it up to date with"):
             Store(first, read_only=True)
 
 
@@ -90,7 +106,9 @@ def test_the_migrations_lead_down_again(first: str) -> None:
         config.attributes["connection"] = connection
         command.downgrade(config, "0001")
         columns = {column["name"] for column in sa.inspect(connection).get_columns("studies")}
-    assert not columns & {"strategy_options", "sources"}
+        tables = set(sa.inspect(connection).get_table_names())
+    assert not columns & {"strategy_options", "sources", "owner", "archived_at", "stop_requested_at", "store_s"}
+    assert "logs" not in tables
     made.dispose()
     assert Store(first).load_study("old").seed == 3
 

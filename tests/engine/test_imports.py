@@ -9,7 +9,7 @@ import pytest
 
 from autotune.strategies import STRATEGIES
 
-HEAVY = {"scipy", "numba", "torch", "botorch", "gpytorch", "optuna", "pandas", "streamlit"}
+HEAVY = {"scipy", "numba", "torch", "botorch", "gpytorch", "optuna", "pandas", "streamlit", "plotly", "kaleido", "shap"}
 
 
 @pytest.mark.parametrize(

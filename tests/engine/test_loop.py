@@ -27,6 +27,7 @@ from autotune import (
     Store,
     UsageError,
 )
+from autotune.hardware import current_environment
 from autotune.heartbeat import Heartbeat
 from autotune.result import Result
 from autotune.store import TrialState
@@ -49,6 +50,19 @@ def url(tmp_path: Path) -> str:
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(autotune.loop, "_INFRA_PAUSE_S", 0.0)
+
+
+def test_a_worker_that_makes_the_study_a_moment_too_late_joins_it(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    autotune.search(space(), latency, "latency_ms", trials=3, storage=url)
+    found = Store.find_study
+    looked = iter([None])  # the first look came before the other worker made it
+
+    def look(store: Store, name: str) -> Any:
+        return next(looked, found(store, name))
+
+    monkeypatch.setattr(Store, "find_study", look)
+    result = autotune.search(space(), latency, "latency_ms", trials=5, storage=url)
+    assert result.trials["total"] == 5
 
 
 def test_a_search_finds_the_best_of_a_small_space() -> None:
@@ -380,3 +394,87 @@ def test_several_objectives_end_in_a_front() -> None:
 def test_failures_of_a_worker_that_vanished_are_not_learned_from() -> None:
     result = autotune.search(space(), lambda c: _raise(Failure("infra")), trials=1)
     assert result.study.history.failed == () and result.study.trials[0].failure_kind is FailureKind.INFRA
+
+
+def test_a_request_to_stop_ends_a_search_between_two_trials_and_is_taken_back_by_the_next(url: str) -> None:
+    store = Store(url)
+
+    def measure(config: dict[str, Any]) -> float:
+        study = store.load_study("study")
+        if len(store.trials(study.id)) == 3:
+            store.request_stop(study.id, "Kim & co")
+        return latency(config)
+
+    result = autotune.search(space(), measure, "latency_ms", trials=20, storage=store)
+    study = store.load_study("study")
+    assert result.stop_reason == study.stop_reason == "stopped by Kim & co"
+    assert (study.state, study.stop_requested) == ("interrupted", True)
+    assert [t.state for t in store.trials(study.id)] == [TrialState.COMPLETED] * 3  # the one under way included
+    assert result.seconds["store"] == pytest.approx(study.store_s)
+    result = autotune.search(space(), latency, "latency_ms", trials=6, storage=store)
+    again = store.load_study("study")
+    assert (again.state, again.stop_requested, result.trials["completed"]) == ("done", False, 6)
+    assert again.store_s > study.store_s
+    store.close()
+
+
+def test_a_request_that_comes_while_a_search_is_opened_is_meant_for_it(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(url)
+
+    def slow() -> Any:
+        store.request_stop(store.load_study("study").id, "Kim")
+        return current_environment()
+
+    monkeypatch.setattr(autotune.loop, "current_environment", slow)
+    result = autotune.search(space(), latency, "latency_ms", trials=6, storage=store)
+    assert (result.stop_reason, result.trials["total"]) == ("stopped by Kim", 0)
+    store.close()
+
+
+def test_logs_and_artifacts_of_an_evaluator_are_kept_with_its_trials(url: str, tmp_path: Path) -> None:
+    def measure(config: dict[str, Any]) -> Measurement:
+        if config["threads"] % 2:
+            raise ValueError(f"{config['threads']} threads are odd")
+        file = tmp_path / f"{config['threads']}.txt"
+        file.write_text(str(config["threads"]))
+        return Measurement({"latency_ms": Metric(latency(config))}, log="went well", artifacts={"threads": file})
+
+    store = Store(url)
+    autotune.search(space(), measure, "latency_ms", trials=32, storage=store)
+    trials = store.trials(store.load_study("study").id)
+    assert {t.state for t in trials} == {TrialState.COMPLETED, TrialState.FAILED}
+    for trial in trials:
+        log = store.log(trial.id) or ""
+        if trial.state is TrialState.COMPLETED:
+            assert log == "went well"
+            (file,) = store.artifacts(trial.id)
+            assert (file.name, Path(file.path).read_text()) == ("threads", str(trial.config["threads"]))
+        else:
+            assert log.startswith("Traceback") and "raise ValueError" in log and store.artifacts(trial.id) == []
+    store.close()
+
+
+def test_an_artifact_that_is_no_file_is_the_evaluators_mistake(url: str) -> None:
+    def measure(config: dict[str, Any]) -> Measurement:
+        return Measurement({"latency_ms": Metric(1.0)}, artifacts={"trace": "none.json"})
+
+    with pytest.raises(UsageError, match=r"artifact 'trace' is 'none\.json', which is no file; write it before"):
+        autotune.search(space(), measure, "latency_ms", trials=3, storage=url)
+
+
+def test_a_study_keeps_how_it_is_measured_as_it_was_last(url: str) -> None:
+    store = Store(url)
+
+    def options(protocol: Protocol) -> Any:
+        autotune.search(space(), latency, "latency_ms", trials=2, storage=store, protocol=protocol)
+        return store.load_study("study").options.get("repeats")
+
+    once = Protocol(warmup=0, min_repeats=1, max_repeats=1, target=None)
+    assert options(once) is None
+    assert options(Protocol(0, 2, 2, None)) == {
+        "warmup": 0, "min_repeats": 2, "max_repeats": 2, "target": None, "confidence": 0.95,
+    }  # fmt: skip
+    assert options(once) is None
+    store.close()

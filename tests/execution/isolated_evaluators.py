@@ -34,6 +34,13 @@ def behave(config: Config, seed: int) -> object:  # noqa: PLR0911
         case "mutate":
             config["x"] += 1
             return float(config["x"])
+        case "print":
+            print(config["text"], end="")
+            print("to stderr", file=sys.stderr)
+            return 1.0
+        case "bytes":
+            sys.stdout.buffer.write(b"\xff\x00fine\n")
+            return Measurement({"y": Metric(1.0)}, log="of my own", artifacts={"this": Path(__file__).name})
         case "abort":
             print("the last words", flush=True)
             os.abort()
@@ -75,6 +82,12 @@ def behave(config: Config, seed: int) -> object:  # noqa: PLR0911
             leave_grandchildren(Path(config["pids"]))
             return 1.0
     raise AssertionError(config)
+
+
+def talk_for_ever(config: Config) -> float:
+    print("still here", flush=True)
+    time.sleep(3600)
+    return 0.0
 
 
 def climb(config: Config, report: Report) -> dict[str, float]:

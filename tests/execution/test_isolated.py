@@ -16,10 +16,12 @@ import isolated_evaluators as evaluators
 import psutil
 import pytest
 
+from autotune import Categorical, SearchSpace, search
 from autotune.errors import UsageError
 from autotune.execution import Isolated, Limits, details
-from autotune.execution.process import describe_exit
-from autotune.measurement import Failure, Protocol
+from autotune.execution.process import SessionProcess, describe_exit
+from autotune.measurement import LOG_BYTES, Failure, Protocol
+from autotune.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -258,3 +260,57 @@ def test_exit_codes_in_words() -> None:
     assert describe_exit(-11) == "was killed by SIGSEGV (signal 11)"
     assert describe_exit(3) == "exited with code 3"
     assert describe_exit(139) == "exited with code 139 (128 + SIGSEGV)"
+
+
+def test_what_it_printed_is_the_log_of_the_measurement(runner: Isolated) -> None:
+    assert runner.run(evaluators.behave, {"do": "pid"}, 0).log is None
+    for text in ("one\n", "two\n"):  # each call's own
+        assert runner.run(evaluators.behave, {"do": "print", "text": text}, 0).log == f"{text}to stderr\n"
+    long = runner.run(evaluators.behave, {"do": "chatty"}, 0).log
+    assert long is not None and long == "x" * (LOG_BYTES - 1) + "\n"
+
+
+def test_the_log_of_repeats_holds_all_of_them() -> None:
+    with Isolated(["y"], Protocol(warmup=1, min_repeats=2, max_repeats=2, target=None)) as isolated:
+        measured = isolated.run(evaluators.behave, {"do": "print", "text": "a\n"}, 0)
+    assert measured.log == "a\nto stderr\n" * 2
+
+
+def test_invalid_bytes_are_replaced_and_files_are_whole_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(evaluators.__file__).parent
+    monkeypatch.chdir(folder)
+    with Isolated(["y"]) as isolated:
+        measured = isolated.run(evaluators.behave, {"do": "bytes"}, 0)
+    assert measured.log == "\ufffd\x00fine\nof my own\n"
+    assert measured.artifacts == {"this": str(folder / "isolated_evaluators.py")}
+
+
+def test_a_failure_has_the_log_of_its_process(runner: Isolated) -> None:
+    log = failure(runner, do="abort").log
+    assert log is not None and log.startswith("the last words\n") and "Fatal Python error: Aborted" in log
+    raised = failure(runner, do="raise").log
+    assert raised is not None and 'raise ValueError("tile 7 is odd' in raised
+    assert failure(runner, do="invalid").log is None
+    with Isolated(["y"], time_limit_s=0.5) as isolated, pytest.raises(Failure) as late:
+        isolated.run(evaluators.talk_for_ever, {}, 0)
+    assert late.value.kind == "timeout"
+    assert late.value.log is not None and late.value.log.startswith("still here\n")
+
+
+def test_the_log_of_a_crash_is_kept_with_the_trial(tmp_path: Path) -> None:
+    space = SearchSpace([Categorical("do", ["pid", "abort"])])
+    store = Store(f"sqlite:///{tmp_path}/a.db")
+    search(space, evaluators.behave, "y", trials=2, storage=store, runner=Isolated(["y"]))
+    fine, crashed = sorted(store.trials(store.load_study("study").id), key=lambda t: t.state)
+    assert (fine.config["do"], crashed.config["do"]) == ("pid", "abort")
+    log = store.log(crashed.id)
+    assert store.log(fine.id) is None and log is not None and log.startswith("the last words\n")
+    store.close()
+
+
+def test_a_stream_settles_while_a_process_prints_without_end() -> None:
+    process = SessionProcess([sys.executable, "-c", "while True: print('y' * 4000)"])
+    while not process.stdout.text():
+        time.sleep(0.01)
+    assert set(process.stdout.settle()) <= {"y", "\n"}
+    assert process.end() == -signal.SIGKILL
