@@ -26,6 +26,7 @@ from autotune.errors import AutotuneError, UsageError
 
 _START_S = 60.0  # a cold start on a slow disk takes some ten seconds
 _STOP_S = 5.0
+_LOCAL = ("127.0.0.1", "::1", "localhost")
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # addresses to bind that cannot be connected to
 
 
@@ -37,11 +38,35 @@ def dashboard(
         str,
         typer.Option("--host", help="Address to bind. Anything but this machine's own lets others read the results."),
     ] = "127.0.0.1",
+    allow_edit: Annotated[
+        bool,
+        typer.Option("--allow-edit", help="Let visitors launch, stop and resume searches, and archive studies."),
+    ] = False,
+    password: Annotated[
+        str | None,
+        typer.Option(
+            "--password-file",
+            metavar="FILE",
+            help="Ask visitors for the password in this file; $AUTOTUNE_DASHBOARD_PASSWORD does the same.",
+        ),
+    ] = None,
+    user_header: Annotated[
+        str | None,
+        typer.Option(
+            "--user-header",
+            envvar="AUTOTUNE_DASHBOARD_USER_HEADER",
+            metavar="NAME",
+            help="Let in only who a reverse proxy names in this request header, such as X-Forwarded-User.",
+        ),
+    ] = None,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show studies, their history and their best configurations as a page in the browser."""
+    """Show studies, their history and their best configurations as pages in the browser."""
     _require_extra()
+    from dashboard.settings import PASSWORD, Settings  # noqa: PLC0415
+
+    settings = Settings(storage, allow_edit, _password(password) or os.environ.get(PASSWORD) or None, user_header)
     _require_study(storage, study)
     _require_port(host, port)
     reached = _EVERYWHERE.get(host, host)
@@ -51,13 +76,16 @@ def dashboard(
     # A signal to end this command must end the server too, so both ends run through the same clean-up.
     signal.signal(signal.SIGTERM, _terminate)
     server = subprocess.Popen(
-        _command(host, port), env={**os.environ, "AUTOTUNE_STORAGE": storage}, stdout=subprocess.DEVNULL
+        _command(host, port), env={**os.environ, **settings.variables()}, stdout=subprocess.DEVNULL
     )
     try:
         _wait_until_up(server, reached, port)
         if as_json:
-            print_json({"url": url, "port": port, "study": study})
+            print_json({"url": url, "port": port, "study": study, "allow_edit": allow_edit})
         else:
+            if allow_edit and host not in _LOCAL and not (settings.password or settings.user_header):
+                warn = "everyone who reaches this address can run searches on this machine; set a password"
+                print(f"autotune: {warn}", file=sys.stderr)
             console.print(f"dashboard at {url}  (Ctrl-C ends it)", soft_wrap=True)
         sys.stdout.flush()
         if open_browser:
@@ -79,6 +107,18 @@ def _require_extra() -> None:
         raise UsageError(
             f'the dashboard needs {" and ".join(missing)}; install with: pip install "autotune[dashboard]"'
         )
+
+
+def _password(file: str | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        found = Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeError) as error:
+        raise UsageError(f"--password-file {file!r} cannot be read: {error}") from None
+    if not found:
+        raise UsageError(f"--password-file {file!r} is empty; write the password into it")
+    return found
 
 
 def _require_study(storage: str, study: str | None) -> None:
@@ -119,7 +159,7 @@ def _command(host: str, port: int) -> list[str]:
     # -P keeps a folder of the user's that is named like one of our packages from hiding it. The store's URL goes through
     # the environment, as it may hold a password and every user of the machine can read command lines.
     return [
-        sys.executable, "-P", "-m", "streamlit", "run", str(Path(__file__).with_name("app.py")),
+        sys.executable, "-P", "-m", "streamlit", "run", str(Path(__file__).with_name("server.py")),
         *(f"--{name}={value}" for name, value in options.items()),
     ]  # fmt: skip
 
