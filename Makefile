@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STORAGE ?= sqlite:///demo.db
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format docs gallery wheel clean
 
 demo: $(STAMP)
 	$(BIN)/autotune search moe-cache --trials 60 --seed 0 --storage $(STORAGE) --study demo
@@ -23,8 +23,20 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The site, in build/site; it loads nothing from elsewhere, so build/site/index.html can be opened from the disk.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+# The page of pictures, from those in docs/images; after new ones were made, or a picture was added.
+gallery: $(STAMP)
+	$(BIN)/python .ci/gallery.py
+
+# Both distributions, in dist/; the wheel is built from the sdist, so that nothing that lies about here gets into it.
+wheel: $(STAMP)
+	$(BIN)/python -m build --outdir dist
+
 clean:
-	rm -rf $(VENV) demo.db demo.db-wal demo.db-shm
+	rm -rf $(VENV) build dist demo.db demo.db-wal demo.db-shm
 
 # editable_mode=compat: type checkers of other projects find the package, and no folder of the same name hides it.
 $(STAMP): pyproject.toml constraints.txt

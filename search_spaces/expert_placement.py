@@ -14,6 +14,7 @@ from autotune.explaining import Section
 from autotune.exporting import Exporter
 from autotune.space import Categorical, Config, Float, Ordinal, SearchSpace
 from autotune.store.records import TrialRecord
+from autotune.viewing import View
 from evaluators.expert_placement.cluster import MAX_GPUS, Cluster
 from evaluators.expert_placement.explain import explain
 from evaluators.expert_placement.exporters import exporters
@@ -97,6 +98,12 @@ class ExpertPlacement:
     def explain(self, trials: Mapping[str, TrialRecord], *, unicode: bool) -> tuple[Section, ...]:
         """What a token pays, layer by layer, and how the GPUs share the work."""
         return explain(trials, unicode=unicode)
+
+    def views(self) -> Mapping[str, View]:
+        """Pictures; they need the extra `plots`, which a search does not."""
+        from evaluators.expert_placement.views import VIEWS  # noqa: PLC0415
+
+        return VIEWS
 
 
 def _cluster(options: Options) -> Cluster:

@@ -19,6 +19,7 @@ from autotune.hardware import HardwareProfile, TierPair, load_named, load_or_mea
 from autotune.space import Categorical, Config, Float, Int, SearchSpace
 from autotune.store import Profile, TrialRecord
 from autotune.validation import Validation
+from autotune.viewing import View
 from evaluators.moe_cache.batching import batched
 from evaluators.moe_cache.correction import Correction
 from evaluators.moe_cache.explain import explain
@@ -205,6 +206,12 @@ class MoeCache:
     def explain(self, trials: Mapping[str, TrialRecord], *, unicode: bool) -> tuple[Section, ...]:
         """Where the time goes, and every layer's budget, split and hit rate."""
         return explain(trials, unicode=unicode)
+
+    def views(self) -> Mapping[str, View]:
+        """Pictures; they need the extra `plots`, which a search does not."""
+        from evaluators.moe_cache.views import VIEWS  # noqa: PLC0415
+
+        return VIEWS
 
 
 def _workload(options: Options) -> tuple[RoutingTrace, ModelShape, Ints, int]:

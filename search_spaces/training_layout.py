@@ -21,6 +21,7 @@ from autotune.space import Config
 from autotune.space.feasible import FeasibleTable
 from autotune.store.records import TrialRecord
 from autotune.strategies.fixed_point import Vector
+from autotune.viewing import View
 from evaluators.choices import as_text
 from evaluators.training_layout.choices import CHOICES, chosen
 from evaluators.training_layout.cluster import Cluster
@@ -202,6 +203,12 @@ class TrainingLayout:
     def explain(self, trials: Mapping[str, TrialRecord], *, unicode: bool) -> tuple[Section, ...]:
         """Where the time of a step and the memory of a GPU go."""
         return explain(trials, unicode=unicode)
+
+    def views(self) -> Mapping[str, View]:
+        """Pictures; they need the extra `plots`, which a search does not."""
+        from evaluators.training_layout.views import VIEWS  # noqa: PLC0415
+
+        return VIEWS
 
 
 class LayoutSolver:

@@ -227,5 +227,6 @@ def _notes(run: FixedPointRun, step: Iterate) -> dict[str, Any]:
         "converged": run.converged,
         "residual": step.residual,
         "residuals": [i.residual for i in run.iterates],
+        "losses": [i.loss for i in run.iterates],
         "predicted": step.loss,
     }

@@ -13,7 +13,7 @@ from autotune.text import NOTHING, bar, number
 _LABEL, _BAR = 34, 8  # columns
 
 # The parts of `token_latency_ms`, which they add up to.
-_PARTS = {
+PARTS = {
     "dense_ms": "dense part (attention, router)",
     "expert_compute_ms": "expert compute on the fast tier",
     "exposed_demand_ms": "waiting for experts not predicted",
@@ -64,7 +64,7 @@ def breakdown(trial: TrialRecord) -> dict[str, float] | None:
     demand = values["exposed_transfer_ms"] - values["exposed_late_ms"]
     # What takes no time in a timeline is not among the metrics of trials of a version before.
     known = {**values, "exposed_demand_ms": demand, "overhead_ms": values.get("overhead_ms", 0.0)}
-    return {name: known[name] for name in _PARTS}
+    return {name: known[name] for name in PARTS}
 
 
 def layers_of(trial: TrialRecord) -> list[LayerPicture]:
@@ -108,7 +108,7 @@ def _time_section(trials: Mapping[str, TrialRecord], unicode: bool) -> Section:
         lines = ["these trials did not store the parts of their latency; measure them again to see them"]
     else:
         shares = [p for p, _ in shown if p]
-        for name, title in _PARTS.items():
+        for name, title in PARTS.items():
             if name == "overhead_ms" and not any(p[name] for p in shares):
                 continue  # of a timeline, unless it was corrected by real runs
             lines.append(f"{title:{_LABEL}}" + "".join(_part(p, name, t, unicode) for p, t in shown if p).rstrip())

@@ -353,6 +353,40 @@ class Record(NamedTuple):
     used: Ints
 
 
+DENSE, EXPERTS, WAIT, DEMAND, PREFETCH, CPU = range(6)  # what a span is of
+
+
+class Spans(NamedTuple):
+    """What compute, link and slow tier do in one watched pass, written by `timeline`.
+
+    watched: the pass, -1 for none; began ``(1,)`` when it did, in ms of the turn's clock; rows ``(S, 4)`` kind, layer, begin
+    and end on that clock; written ``(1,)`` how many there are.
+    """
+
+    watched: int
+    began: Floats
+    rows: Floats
+    written: Ints
+
+
+def no_spans() -> Spans:
+    """Of a timeline that watches no pass."""
+    return room_for_spans(-1, 0)
+
+
+def room_for_spans(watched: int, most: int) -> Spans:
+    return Spans(watched, np.zeros(1), np.empty((most, 4)), np.zeros(1, dtype=np.int64))
+
+
+@njit(cache=True, nogil=True)
+def note_span(rows: Floats, written: Ints, kind: int, layer: int, begin: float, end: float) -> None:
+    """Write one span, unless it took no time."""
+    if end > begin:
+        row = rows[written[0]]
+        row[0], row[1], row[2], row[3] = kind, layer, begin, end
+        written[0] += 1
+
+
 def empty_record(n_passes: int, n_layers: int) -> Record:
     def sums(*shape: int) -> Floats:
         return np.zeros(shape)
@@ -392,6 +426,7 @@ def timeline(
     tiers: Tiers,
     state: CacheState,
     record: Record,
+    spans: Spans,
 ) -> None:
     """Run every pass through the caches, one link and one compute stream. The event model is in `timeline.py`."""
     held, n_held, _, place, key, stamp, routed = state
@@ -426,6 +461,9 @@ def timeline(
         began = known_before = now
         head = tail = 0
         started_bytes[:] = 0.0
+        watched = p == spans.watched
+        if watched:
+            spans.began[0] = now
         for layer in range(n_layers):
             first, stop = offsets[p * n_layers + layer], offsets[p * n_layers + layer + 1]
             # What is queued has begun by now, or is about to.
@@ -433,6 +471,8 @@ def timeline(
             record.dense[p] += dense
             record.overhead[p] += tiers.layer_ms
             known = now + dense + tiers.layer_ms
+            if watched:
+                note_span(spans.rows, spans.written, DENSE, layer, now, now + dense)
             # The link works through its queue until the router is known; whatever of this layer has not begun by then
             # is dropped: demand, below, orders anew what is needed.
             while head < tail:
@@ -446,6 +486,8 @@ def timeline(
                 else:
                     link_free = begin + tiers.whole_ms[target]
                     started_bytes[target] += tiers.whole_bytes[target]
+                if watched:
+                    note_span(spans.rows, spans.written, PREFETCH, target, begin, link_free)
                 arrival[target, expert] = link_free
                 arrival_pass[target, expert] = p
                 record.started[phase] += 1
@@ -478,7 +520,10 @@ def timeline(
                     record.used[phase] += 1
                     unused -= rest_bytes
                 elif not hit and tokens[i] <= tiers.cpu_threshold:
-                    cpu_free = max(cpu_free, known) + tiers.cpu_ms[layer, tokens[i]]
+                    cpu_begin = max(cpu_free, known)
+                    cpu_free = cpu_begin + tiers.cpu_ms[layer, tokens[i]]
+                    if watched:
+                        note_span(spans.rows, spans.written, CPU, layer, cpu_begin, cpu_free)
                     record.cpu_runs[phase, layer] += 1
                     continue
                 if not hit and policy != STATIC:
@@ -500,7 +545,10 @@ def timeline(
                     late_ready[0], late_ms[0], late_foreseen[0] = arrival[layer, expert], work + part, True
                     late_overhead[0] = overhead
                     continue
-                link_free = max(link_free, known) + (tiers.rest_ms[layer] if hit else tiers.whole_ms[layer])
+                begin = max(link_free, known)
+                link_free = begin + (tiers.rest_ms[layer] if hit else tiers.whole_ms[layer])
+                if watched:
+                    note_span(spans.rows, spans.written, DEMAND, layer, begin, link_free)
                 record.moved[p] += rest_bytes
                 late_ready[n_late], late_ms[n_late], late_overhead[n_late] = link_free, work + part, overhead
                 late_foreseen[n_late] = dropped_pass[layer, expert] == p
@@ -525,8 +573,12 @@ def timeline(
             ready *= tiers.expert_busy if link_free > known or queued else 1.0
             computed = ready
             compute = known + ready + ready_overhead
+            if watched:
+                note_span(spans.rows, spans.written, EXPERTS, layer, known, known + ready)
             for j in range(0 if late_ready[0] >= 0.0 else 1, n_late):
                 if late_ready[j] > compute:
+                    if watched:
+                        note_span(spans.rows, spans.written, WAIT, layer, compute, late_ready[j])
                     record.idle[p] += late_ready[j] - compute
                     record.layer_idle[phase, layer] += late_ready[j] - compute
                     if late_foreseen[j]:
@@ -534,6 +586,8 @@ def timeline(
                     compute = late_ready[j]
                 work = late_ms[j] * (tiers.expert_busy if link_free > compute or queued else 1.0)
                 computed += work
+                if watched:
+                    note_span(spans.rows, spans.written, EXPERTS, layer, compute, compute + work)
                 compute += work + late_overhead[j]
             record.computed[p] += computed
             if cpu_free > compute:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from autotune.measurement import Measurement, Metric
 from evaluators.moe_cache.plan import CachePlan, Costs
 from evaluators.moe_cache.policies import LCP_OMEGA, LCP_RHO
 from evaluators.moe_cache.predict import Predictor
+from evaluators.moe_cache.spans import NOTE, noted
 from evaluators.moe_cache.timeline import TimelineResult, simulate
-from evaluators.moe_cache.trace import RoutingTrace
+from evaluators.moe_cache.trace import DECODE, RoutingTrace
 
 MIB = 2**20
 
@@ -61,13 +64,17 @@ class Profiled:
         self.costs = costs
 
     def __call__(self, config: Mapping[str, Any]) -> Measurement:
-        result = self.timeline(config)
+        # The same pass in every trial, so that pictures of two of them show the same token.
+        passes = int(np.count_nonzero(self.trace.passes().pass_phase == DECODE))
+        watched = passes // 2
+        result = simulate(self.trace, plan_of(config), self.costs, watched=watched)
         layers = {
             "layer_hit_rate": [round(float(v), 4) for v in result.layer_hit_rate],
             "layer_exposed_ms": [round(float(v), 4) for v in result.layer_exposed_ms],
             "slots": [int(v) for v in result.slots],
             "experts_per_layer": self.trace.n_experts,
             "sequences": self.trace.sequences,
+            NOTE: noted(result.spans, watched, passes, float(result.latency_ms[watched])),
         }
         metrics = {name: Metric(value) for name, value in result.metrics().items()}
         return Measurement(metrics, {**layers, **result.notes})

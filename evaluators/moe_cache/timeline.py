@@ -66,6 +66,8 @@ class TimelineResult:
         layer_exposed_ms: ``(L,)`` mean of the exposed time by layer.
         slots: ``(L,)`` experts that each layer's cache can hold.
         notes: facts that are not metrics; ``predictors`` says where each depth's predictions came from.
+        spans: ``(S, 4)`` what was done in the watched pass: kind (`kernels.DENSE` to `kernels.CPU`), layer, begin and end in ms
+            since the pass began; empty where none was watched.
     """
 
     latency_ms: Floats
@@ -90,6 +92,7 @@ class TimelineResult:
     prefetch_precision: float | None
     cpu_expert_share: float
     notes: Mapping[str, Any]
+    spans: Floats
 
     def metrics(self) -> dict[str, float]:
         """The metrics by name, per decode pass unless the name says otherwise; `tokens_per_s` counts every sequence.
@@ -125,7 +128,12 @@ class TimelineResult:
 
 
 def simulate(
-    trace: RoutingTrace, plan: CachePlan, costs: Costs, *, popularity: npt.ArrayLike | None = None
+    trace: RoutingTrace,
+    plan: CachePlan,
+    costs: Costs,
+    *,
+    popularity: npt.ArrayLike | None = None,
+    watched: int | None = None,
 ) -> TimelineResult:
     """Simulate every token of a trace under a plan.
 
@@ -134,6 +142,7 @@ def simulate(
         plan: budgets, splits, policy, prefetching and its predictor.
         costs: the tier pair.
         popularity: ``(L, N)`` counts that place the `static` policy's experts; None takes the trace's own, in hindsight.
+        watched: the decode pass whose spans are kept.
 
     Raises:
         UsageError: when trace, plan and costs do not fit each other.
@@ -147,6 +156,7 @@ def simulate(
     ahead_batches = batches if ahead is None else ahead.batches
     record = kernels.empty_record(batches.n_passes, trace.n_layers)
     tiers = tiers_of(plan, costs, slots)
+    spans = kernels.no_spans() if watched is None else _room(batches, ahead_batches, watched)
     kernels.timeline(
         policy.code,
         rows,
@@ -157,11 +167,12 @@ def simulate(
         tiers,
         state,
         record,
+        spans,
     )
     staging = (1 + plan.prefetch_depth) * trace.widest_decode * int(costs.expert_bytes.max())
     cached = float((slots * np.asarray(plan.theta) * costs.expert_bytes).sum())
     notes = {} if ahead is None else {"predictors": ahead.predictors}
-    return _result(record, batches, costs, slots, cached + staging, notes)
+    return _result(record, batches, costs, slots, cached + staging, notes, spans)
 
 
 def simulate_many(
@@ -237,6 +248,7 @@ def _result(
     slots: Ints,
     fast_memory_bytes: float,
     notes: Mapping[str, Any],
+    spans: kernels.Spans,
 ) -> TimelineResult:
     decode = batches.pass_phase == DECODE
     n_decode = np.count_nonzero(decode)
@@ -265,4 +277,21 @@ def _result(
         prefetch_precision=int(record.used[DECODE]) / started if started else None,
         cpu_expert_share=float(record.cpu_runs[DECODE].sum() / lookups.sum()),
         notes=notes,
+        spans=_since_begin(spans),
     )
+
+
+def _room(batches: Batches, ahead: Batches, watched: int) -> kernels.Spans:
+    """For all spans that a decode pass can have."""
+    of = int(np.flatnonzero(batches.pass_phase == DECODE)[watched])
+    layers = batches.n_layers
+    looked_up, predicted = (int(one.offsets[(of + 1) * layers] - one.offsets[of * layers]) for one in (batches, ahead))
+    # Of a layer the dense part and what is ready; of a look-up a transfer, waiting for it and its computation.
+    return kernels.room_for_spans(of, 2 * layers + 3 * looked_up + predicted)
+
+
+def _since_begin(spans: kernels.Spans) -> Floats:
+    """The written rows, on the clock of the pass."""
+    rows = spans.rows[: int(spans.written[0])].copy()
+    rows[:, 2:] -= spans.began[0]
+    return rows

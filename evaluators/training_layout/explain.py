@@ -12,7 +12,7 @@ from evaluators.training_layout.profiled import MEMORY_PARTS, TIME_PARTS
 
 _LABEL, _BAR = 39, 12  # columns
 
-_TIMES = {
+TIMES = {
     "products": "matrix products",
     "attention": "attention kernels",
     "elementwise": "kernels that memory bounds",
@@ -27,7 +27,7 @@ _TIMES = {
     "data": "gradients and weights, exposed",
     "optimizer": "optimizer",
 }
-_MEMORY = {
+MEMORY = {
     "weights": "weights",
     "gradients": "gradients",
     "optimizer": "optimizer states",
@@ -40,8 +40,8 @@ _MEMORY = {
 def explain(trials: Mapping[str, TrialRecord], *, unicode: bool) -> tuple[Section, ...]:
     """The sections of `autotune show`: ``time`` and ``memory``; none of trials that were really run, whose parts nobody saw."""
     parts = {
-        "time": ("time of a step, s", {f"{part}_s": _TIMES[part] for part in TIME_PARTS}),
-        "memory": ("memory of a GPU, GiB", {f"{part}_gib": _MEMORY[part] for part in MEMORY_PARTS}),
+        "time": ("time of a step, s", {f"{part}_s": TIMES[part] for part in TIME_PARTS}),
+        "memory": ("memory of a GPU, GiB", {f"{part}_gib": MEMORY[part] for part in MEMORY_PARTS}),
     }
     return tuple(
         _section(name, title, trials, told, unicode)

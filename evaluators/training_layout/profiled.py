@@ -14,7 +14,7 @@ from evaluators.training_layout.job import Job
 from evaluators.training_layout.layouts import Floats, Layouts
 from evaluators.training_layout.machine import FUSED, Machine
 from evaluators.training_layout.memory import memory
-from evaluators.training_layout.step import step_time
+from evaluators.training_layout.step import forward_s, step_time
 from evaluators.training_layout.tables import peak_flops
 
 GIB = 2**30
@@ -41,6 +41,10 @@ METRICS = (
 class Profiled:
     """Predicts layouts of a job. Deterministic: metrics carry no half-widths.
 
+    The notes of a measurement say where kernel times come from (`kernels`), what a GPU's memory may hold
+    (`memory_limit_gib`), how many GPUs the nearest links join (`gpus_per_node`), and `step.forward_s` of the layout
+    (`forward_s`, `loss_s`).
+
     Args:
         reliability: of the cluster; `tokens_per_s_gpu` counts what is left of failures, checkpoints and stragglers.
     """
@@ -61,9 +65,22 @@ class Profiled:
                 raise Failure(
                     FailureKind.OOM, f"{values[name]:.1f} GiB {told} are needed and {limit / GIB:.1f} GiB can be used"
                 )
-        return Measurement(
-            {name: Metric(value) for name, value in values.items()}, {"kernels": job.cluster.times.source}
-        )
+        metrics = {name: Metric(value) for name, value in values.items()}
+        return Measurement(metrics, {"kernels": job.cluster.times.source, **self._for_pictures(config)})
+
+    def _for_pictures(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """What pictures of a trial need and no metric tells."""
+        job = self.job
+        columns = job.columns([config])
+        kind = str(job.setting(columns, "precision")[0])
+        machine = self.machine.overlapping(str(job.setting(columns, "overlap")[0]))
+        forward, loss = forward_s(job.model, job.layouts(columns), job.batch(kind), job.cluster, kind, machine)
+        return {
+            "memory_limit_gib": job.memory_bytes / GIB,
+            "gpus_per_node": min(next(iter(job.cluster.levels.values())), job.gpus),
+            "forward_s": float(forward[0]),
+            "loss_s": float(loss[0]),
+        }
 
     def predict(self, configs: Sequence[Mapping[str, Any]]) -> dict[str, Floats]:
         """The metrics of many configurations, ``(n,)`` each."""

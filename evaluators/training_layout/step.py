@@ -121,6 +121,20 @@ def step_time(
     )
 
 
+def forward_s(
+    model: TransformerShape, layouts: Layouts, batch: Batch, cluster: Cluster, kind: str, machine: Machine = FUSED
+) -> tuple[Floats, Floats]:
+    """Seconds of one micro-batch's forward pass through a pipeline stage, its exposed traffic included, and of the loss on the
+    last stage; ``(n,)`` each. What else `step_time` counts of a micro-batch belongs to its backward pass.
+
+    Arguments as of `step_time`.
+    """
+    one = layer_pass(model, layouts, batch, cluster, kind, machine)
+    parts = (one.products, one.attention, one.elementwise, one.tensor, one.context, one.expert)
+    layers = model.n_layers / layouts.pp
+    return layers * (np.sum([part[0] for part in parts], axis=0) + machine.kernel_s), one.loss
+
+
 def _sends(model: TransformerShape, lay: Layouts, batch: Batch, cluster: Cluster) -> Floats:
     """Seconds of a micro-batch's sends between pipeline stages, there and back."""
     nbytes = batch.number_bytes * model.hidden * lay.micro_batch * batch.sequence / lay.cp / lay.tp

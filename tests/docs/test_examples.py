@@ -61,9 +61,10 @@ def test_no_page_with_python_is_forgotten() -> None:
     with_python = {page.relative_to(ROOT).as_posix() for page in PAGES if blocks(page, "python")}
     assert with_python == {
         "README.md",
-        "docs/add-a-domain.md",
+        "docs/bring-your-own-domain.md",
         "docs/command-tuning.md",
         "docs/flower.md",  # tests/integrations/test_flower_simulation.py runs it
+        "docs/integrations.md",  # tests/integrations/test_loggers.py runs it
         "docs/pruning.md",
         "docs/strategies.md",
         "docs/traces.md",
@@ -134,10 +135,12 @@ def test_the_domain_of_the_guide_is_a_package_that_pip_installs(tmp_path: Path) 
     package = tmp_path / "source" / "my_package"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
-    (package / "block_sum.py").write_text(shown("docs/add-a-domain.md", "python"))
+    source = shown("docs/bring-your-own-domain.md", "python")
+    assert len(source.splitlines()) < 80
+    (package / "block_sum.py").write_text(source)
     (tmp_path / "source" / "pyproject.toml").write_text(
         '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n\n'
-        '[project]\nname = "my-package"\nversion = "1"\n\n' + shown("docs/add-a-domain.md", "toml")
+        '[project]\nname = "my-package"\nversion = "1"\n\n' + shown("docs/bring-your-own-domain.md", "toml")
     )
     installed = tmp_path / "installed"
     options = ["--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--target", str(installed)]
@@ -155,3 +158,6 @@ def test_the_domain_of_the_guide_is_a_package_that_pip_installs(tmp_path: Path) 
     assert "gain over default" in ran("search", "block-sum", "--set", "length=1000", "--trials", "5")
     assert "blocks of 256 numbers" in ran("show", "block-sum")
     assert ran("export", "block-sum", "--format", "env", "--trial", "0") == "BLOCK=256\n"
+    assert "Lower is faster." in ran("plot", "block-sum")
+    ran("plot", "block-sum", "--kind", "blocks", "--out", "blocks.html")
+    assert "time_ms" in (tmp_path / "blocks.html").read_text()
