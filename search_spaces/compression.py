@@ -13,7 +13,9 @@ from autotune.domain import Problem
 from autotune.errors import UsageError
 from autotune.explaining import Section
 from autotune.exporting import Exporter
+from autotune.space import SearchSpace
 from autotune.store.records import TrialRecord
+from autotune.viewing import View
 from evaluators.choices import as_text, read_settings
 from evaluators.federated import tasks
 from evaluators.federated.baselines import BASELINES, UNCOMPRESSED, Caesar
@@ -33,7 +35,9 @@ from evaluators.federated.knobs import (
     space_of,
     usual_texts,
 )
+from evaluators.federated.prediction import KNOWN, Prediction
 from evaluators.federated.settings import Settings
+from evaluators.federated.starts import Starts
 from evaluators.federated.trained import COSTS, METRICS, Trained
 
 # Options that only some tasks take, and what tasks call them.
@@ -116,7 +120,7 @@ class Compression:
         space = space_of(settings)
         job = _job(options, task, settings)
         default = default_of(settings, space)
-        evaluator = Trained(job)
+        evaluator, prediction = Trained(job), Prediction(job)
         _ = job.worlds  # a device without samples is told before anything is trained
         return Problem(
             space=space,
@@ -134,7 +138,8 @@ class Compression:
             progress="maximize accuracy",
             pruner="race",
             highlights=("final_accuracy", "accuracy_drop_points", "time_s", "rounds", "idle_share"),
-            domain_map=Caesar(settings, space),
+            domain_map=_map(settings, space, prediction, options.accuracy_drop),
+            predictor=prediction,
             facts=_facts(job, options),
         )
 
@@ -158,6 +163,12 @@ class Compression:
     def explain(self, trials: Mapping[str, TrialRecord], *, unicode: bool) -> tuple[Section, ...]:
         """Where traffic and time go, by class of device, and how accuracy grows with them."""
         return explain(trials, unicode=unicode)
+
+    def views(self) -> Mapping[str, View]:
+        """Pictures; they need the extra `plots`, which a search does not."""
+        from evaluators.federated.views import VIEWS  # noqa: PLC0415
+
+        return VIEWS
 
 
 def _task(options: Any) -> tasks.Task:
@@ -254,6 +265,12 @@ def _exactly(settings: Mapping[str, tuple[Any, ...]], space: Any, wanted: Mappin
     config: dict[str, Any] = config_of(settings, space, {**plain(settings), **exact})
     has = Settings.of(meaningful({**fixed_of(settings), **config}), {})
     return config if all(getattr(has, name) == value for name, value in exact.items()) else None
+
+
+def _map(settings: Mapping[str, tuple[Any, ...]], space: SearchSpace, prediction: Prediction, drop: float) -> Caesar:
+    """Caesar's rules, and starting points where the prediction knows a method."""
+    known = any(method in KNOWN for method in settings["method"])
+    return Starts(settings, space, prediction, drop) if known else Caesar(settings, space)
 
 
 def _facts(job: Job, options: Any) -> dict[str, object]:
