@@ -21,6 +21,10 @@ PAGES = {
     "trial": "A trial: every sample, the environment, the log, and its failure explained",
     "launch": "Starting a search from a form, watching and stopping it",
     "hardware": "The machines that measured, with links and computation against their rooflines",
+    "pictures": "A picture of a study, chosen from all that there are",
+    "trials": "Trials by pages, sorted and filtered",
+    "failures": "Failures by cause, with their messages",
+    "take-away": "The configuration by any exporter of the domain, to copy or download",
     "dark": "The dark theme",
 }
 _BEGIN = """\

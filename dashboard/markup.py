@@ -16,7 +16,7 @@ from autotune.objective import unit_of
 # Colours mix with the text's own, so that one sheet fits the light and the dark theme. The last rules give parts that are
 # Streamlit's the contrast of 4.5 that WCAG asks for.
 STYLE = Markup("""<style>
-.block-container { padding-top: 4.5rem; }
+.block-container { padding: 4.5rem 3rem 3rem; }
 .at-name { margin: 0; padding: 0; }
 .at-muted { opacity: .75; }
 .at-name { font-size: 1.6rem; font-weight: 650; overflow-wrap: anywhere; line-height: 1.25; }
@@ -28,7 +28,7 @@ STYLE = Markup("""<style>
 .at-scroll { overflow-x: auto; }
 .at-table { border-collapse: collapse; min-width: 40%; font-size: .92rem; font-variant-numeric: tabular-nums; }
 .at-table th { text-align: left; font-weight: 600; font-size: .8rem; opacity: .75; }
-.at-table th, .at-table td { padding: .4rem 1.8rem .4rem 0; vertical-align: top; white-space: nowrap;
+.at-table th, .at-table td { padding: .4rem 1.3rem .4rem 0; vertical-align: top; white-space: nowrap;
   border-bottom: 1px solid color-mix(in srgb, currentColor 12%, transparent); }
 .at-table .at-num { text-align: right; }
 .at-table td.at-wrap { white-space: normal; min-width: 9rem; overflow-wrap: anywhere; }

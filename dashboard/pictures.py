@@ -9,7 +9,7 @@ import streamlit as st
 from autotune.errors import UsageError
 from autotune.plots.catalogue import Picture
 from autotune.study_view import StudyView
-from autotune.viewing import View
+from autotune.viewing import NothingToShowError, View
 from dashboard import forms
 from dashboard.live import Kept, known_views
 
@@ -29,6 +29,15 @@ def draw(kept: Kept, kind: str, trial: int | None = None, **chosen: Any) -> None
     # The theme of the page would put its own colours in place of those that are told apart by everyone.
     st.plotly_chart(figure, theme=None, config=_CHART, key=f"{kind} {trial} {chosen}", alt=view.summary)
     st.caption(view.summary)
+
+
+def drawable(kept: Kept, kind: str, trial: int) -> bool:
+    """Whether a trial has what a picture shows; many have not, and need no word about it."""
+    try:
+        kept.figure(kind, trial)
+    except NothingToShowError:
+        return False
+    return True
 
 
 def options(view: StudyView, picture: View) -> dict[str, Any]:

@@ -45,9 +45,9 @@ def show(view: StudyView) -> None:
         st.warning("This format cannot be written yet:")
         st.code(str(error), language=None, wrap_lines=True)
         return
-    for sentence in exported.cannot:
+    if exported.cannot:
         st.warning("What this format cannot express:")
-        st.code(sentence, language=None, wrap_lines=True)
+        st.code("\n".join(exported.cannot), language=None, wrap_lines=True)
     _download(exported, f"{_stem(view)}-{number}")
     # The box has a button that copies all of it.
     st.code(exported.text, language=exported.suffix.lstrip(".") or None, height=420)

@@ -101,7 +101,7 @@ def launch(storage: str, study: str, arguments: Sequence[str]) -> Worker:
 
 def resume(storage: str, study: str) -> Worker:
     """Go on with a study of a domain."""
-    return launch(storage, study, ["resume", study])
+    return launch(storage, study, ["resume", "--", study])
 
 
 def known(storage: str) -> list[Worker]:

@@ -114,7 +114,7 @@ def _row(
             Cell(", ".join(map(str, goals.objectives)), wraps=True),
             Cell(f"{standing.front} on the front" if several else best, numeric=True),
             Cell(text.NOTHING if several else markup.gain(standing.gain), numeric=True),
-            Cell(study.owner or text.NOTHING, wraps=True),
+            Cell(study.owner or text.NOTHING),
             Cell(text.age(study.updated_at, now), numeric=True),
             Cell(text.age(study.created_at, now), numeric=True),
         ]

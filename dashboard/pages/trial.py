@@ -16,7 +16,7 @@ from autotune.study_view import StudyView
 from dashboard import markup, tables
 from dashboard.live import Kept, known_views
 from dashboard.markup import Cell, Row
-from dashboard.pictures import draw
+from dashboard.pictures import draw, drawable
 from dashboard.visit import TRIAL, Visit
 
 _NEAR = 0.1  # of a limit: what lies this near to it is said to
@@ -82,7 +82,7 @@ def _trial(visit: Visit, kept: Kept, trial: TrialRecord) -> None:
     st.subheader(differs, anchor=False)
     st.html(tables.changes(trial.config, view.study.default_config, f"trial {trial.number}"))
     for name, picture in known_views(view.study).items():
-        if picture.of_trial:
+        if picture.of_trial and drawable(kept, name, trial.number):
             st.subheader(picture.title, anchor=False)
             draw(kept, name, trial.number)
     _kept(visit, trial)

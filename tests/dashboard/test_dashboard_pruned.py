@@ -1,18 +1,15 @@
-"""What the page shows of trials that were pruned."""
+"""What pages show of trials that were pruned."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from streamlit.testing.v1 import AppTest
-from test_dashboard_app import draw, html, marks, page, page_without_study, said, storage  # noqa: F401 - fixtures
 
 from autotune import Failure, Pruned, Study
+from tests.dashboard.drawing import drawn, html, marks, said
 from tests.shown_studies import make
 
 
-def told(storage: str, *outcomes: object) -> Study:  # noqa: F811
+def told(storage: str, *outcomes: object) -> Study:
     study = make(storage, [])
     for outcome in outcomes:
         trial = study.ask()
@@ -21,32 +18,33 @@ def told(storage: str, *outcomes: object) -> Study:  # noqa: F811
     return study
 
 
-def test_pruned_trials_are_counted_and_listed_and_never_ranked(page: AppTest, storage: str) -> None:  # noqa: F811
+def test_pruned_trials_are_counted_and_listed_and_never_ranked(storage: str) -> None:
     told(storage, 5.0, Pruned("bound: <b>too slow</b>"), Failure("oom"), 4.0)
-    shown = html(draw(page, "a"))
-    assert marks(page) == {0: 5.0, 2: "oom", 3: 4.0}
-    assert ">4</div>" in shown and "2 completed · 1 failed · 1 pruned" in shown
-    assert "bound: &lt;b&gt;too slow&lt;/b&gt;" in shown
-    assert "1 pruned, not shown" in "\n".join(c.value for c in page.caption)
-    assert ">best</div><div class='at-value'" in shown and "latency_ms, trial 3" in shown
-    listed = html(draw(page_without_study(page)))
-    assert ">pruned<" in listed
+    shown = drawn("study", study="a")
+    assert marks(shown) == {0: 5.0, 1: "pruned", 2: "oom", 3: 4.0}
+    assert ">4</div>" in html(shown) and "2 completed · 1 failed · 1 pruned" in html(shown)
+    assert ">best</div><div class='at-value'" in html(shown) and "latency_ms, trial 3" in html(shown)
+    assert "bound: &lt;b&gt;too slow&lt;/b&gt;" in html(drawn("study", study="a", section="Failures"))
+    assert ">pruned<" in html(drawn("studies"))
+    trial = drawn("trial", study="a", trial="1")
+    assert "ended early" in said(trial) and "bound: <b>too slow</b>" in said(trial)
 
 
-def test_a_study_without_a_measurement_but_pruned_trials(page: AppTest, storage: str) -> None:  # noqa: F811
+def test_a_study_without_a_measurement_but_pruned_trials(storage: str) -> None:
     told(storage, Pruned("behind"), Pruned("behind"))
-    assert "No trial has finished with a measurement yet" in said(draw(page, "a"))
-    assert "0 completed · 2 pruned" in html(page) and "trial 0 is pruned" in html(page)
+    shown = drawn("study", study="a")
+    assert "No trial has finished with a measurement yet" in said(shown)
+    assert "0 completed · 2 pruned" in html(shown) and "trial 0 is pruned" in html(shown)
 
 
-def test_a_list_without_pruned_trials_has_no_column_of_them(page: AppTest, storage: str, tmp_path: Path) -> None:  # noqa: F811
+def test_a_list_without_pruned_trials_has_no_column_of_them(storage: str) -> None:
     make(storage, [5.0])
-    assert ">pruned<" not in html(draw(page))
+    assert ">pruned<" not in html(drawn("studies"))
 
 
 @pytest.mark.parametrize("count", [20, 21])
-def test_many_pruned_trials_are_listed_from_the_newest(page: AppTest, storage: str, count: int) -> None:  # noqa: F811
+def test_many_pruned_trials_are_listed_from_the_newest(storage: str, count: int) -> None:
     told(storage, 5.0, *(Pruned(f"rule {n:03d}") for n in range(count)))
-    shown = html(draw(page, "a"))
-    assert f"rule {count - 1:03d}" in shown and ("rule 000" in shown) == (count == 20)
-    assert any("The newest 20 of 21" in c.value for c in page.caption) == (count == 21)
+    shown = drawn("study", study="a", section="Failures")
+    assert f"rule {count - 1:03d}" in html(shown) and ("rule 000" in html(shown)) == (count == 20)
+    assert ("The newest 20 of 21" in said(shown)) == (count == 21)

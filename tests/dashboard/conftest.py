@@ -1,0 +1,27 @@
+"""What tests of pages share: a store to be shown, with the settings that a server would have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dashboard import settings, workers
+
+
+@pytest.fixture
+def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """URL of a store that does not exist yet; pages that are drawn show it, and change nothing."""
+    url = f"sqlite:///{tmp_path / 'runs.db'}"
+    monkeypatch.setenv(settings.STORAGE, url)
+    for name in (settings.ALLOW_EDIT, settings.PASSWORD, settings.USER_HEADER):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(workers.FOLDER, str(tmp_path / "state"))
+    return url
+
+
+@pytest.fixture
+def editing(storage: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """As `storage`, where visitors may change things."""
+    monkeypatch.setenv(settings.ALLOW_EDIT, "1")
+    return storage
