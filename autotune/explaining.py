@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from autotune.domain import load_domain
-from autotune.store.records import DEFAULT_LABEL, TrialRecord, TrialState
+from autotune.objective import Objective
+from autotune.store.records import DEFAULT_LABEL, StudyRecord, TrialRecord, TrialState
 
 if TYPE_CHECKING:
     from autotune.study import Study
@@ -56,20 +57,33 @@ def explain(study: Study, *, unicode: bool = True) -> tuple[Section, ...]:
     Raises:
         UsageError: when the domain is not installed.
     """
-    trials = _telling(study)
-    if study.record.domain is None or not trials:
+    if study.record.domain is None:
         return ()
-    domain = load_domain(study.record.domain)
+    return explain_trials(study.record, study.pareto(), study.default, unicode=unicode)
+
+
+def explain_trials(
+    study: StudyRecord, front: Sequence[TrialRecord], default: TrialRecord | None, *, unicode: bool = True
+) -> tuple[Section, ...]:
+    """As `explain`, of trials that were read already: the Pareto front (the best alone with one objective), the default.
+
+    Raises:
+        UsageError: when the domain is not installed.
+    """
+    trials = _telling(study.goals.objectives, front, default)
+    if study.domain is None or not trials:
+        return ()
+    domain = load_domain(study.domain)
     return tuple(domain.explain(trials, unicode=unicode)) if isinstance(domain, Explaining) else ()
 
 
-def _telling(study: Study) -> dict[str, TrialRecord]:
-    front = study.pareto()
+def _telling(
+    objectives: Sequence[Objective], front: Sequence[TrialRecord], default: TrialRecord | None
+) -> dict[str, TrialRecord]:
     found: dict[str, TrialRecord] = {}
-    for objective in study.objectives if front else ():
+    for objective in objectives if front else ():
         best = min(front, key=lambda t: objective.sign * t.values[objective.metric])
-        found[BEST_LABEL if len(study.objectives) == 1 else f"{BEST_LABEL} in {objective.metric}"] = best
-    default = study.default
+        found[BEST_LABEL if len(objectives) == 1 else f"{BEST_LABEL} in {objective.metric}"] = best
     if default is not None and default.state is TrialState.COMPLETED:
         found[DEFAULT_LABEL] = default
     return found

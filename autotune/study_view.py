@@ -156,6 +156,18 @@ class StudyView:
             kinds.setdefault(trial.failure_kind.value if trial.failure_kind else "unknown", []).append(trial)
         return {kind: tuple(found) for kind, found in sorted(kinds.items(), key=lambda item: -len(item[1]))}
 
+    def remark(self, trial: TrialRecord | None) -> str:
+        """What a table says of a named configuration that is no plain feasible measurement; empty of one that is."""
+        if trial is None:
+            return "not measured yet"
+        if trial.state is TrialState.FAILED:
+            return f"failed: {trial.failure_kind}"
+        if trial.state is not TrialState.COMPLETED:
+            return trial.state.value
+        values = trial.values
+        broken = [c for c in self.goals.constraints if c.violation(values) > 0]
+        return "breaks " + ", ".join(map(str, broken)) if broken else ""
+
     def metric_names(self, trials: Sequence[TrialRecord]) -> list[str]:
         """Metrics of these trials: objectives, constrained ones, those that the domain highlights, then the others."""
         measured = list(dict.fromkeys(name for trial in trials for name in trial.metrics))

@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from autotune import text
-from autotune.store import StudyRecord, TrialRecord, TrialState
+from autotune.store import StudyRecord, TrialRecord
 from autotune.study_view import StudyView, parameters
 from dashboard import markup
 from dashboard.markup import Cell, Row
@@ -31,22 +31,10 @@ def _compared(view: StudyView, label: str, trial: TrialRecord | None, metrics: l
             Cell(text.NOTHING if trial is None else markup.trial_link(view.study.name, trial.number), numeric=True),
             *metric_cells(trial, metrics),
             Cell(text.NOTHING if is_default else markup.gain(view.goals.gain(trial, view.default)), numeric=True),
-            Cell(_remark(view, trial), wraps=True),
+            Cell(view.remark(trial), wraps=True),
         ],
         kind="at-strong" if strong else "",
     )
-
-
-def _remark(view: StudyView, trial: TrialRecord | None) -> str:
-    if trial is None:
-        return "not measured yet"
-    if trial.state is TrialState.FAILED:
-        return f"failed: {trial.failure_kind}"
-    if trial.state is not TrialState.COMPLETED:
-        return trial.state.value
-    values = trial.values
-    broken = [c for c in view.goals.constraints if c.violation(values) > 0]
-    return "breaks " + ", ".join(map(str, broken)) if broken else ""
 
 
 def metric_cells(trial: TrialRecord | None, metrics: Sequence[str]) -> list[Cell]:

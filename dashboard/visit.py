@@ -48,6 +48,15 @@ class Visit:
             st.query_params.pop(TRIAL, None)
         return found
 
+    def chosen_study(self) -> live.Kept | None:
+        """The study that the address names, with its trials; None where there is none, and the page waits for one."""
+        studies = {s.study.name: s.study for s in self.store.studies()}
+        name = self.chosen(list(studies))
+        if name is None:
+            self.follow()
+            return None
+        return self.kept(studies[name])
+
     def kept(self, study: StudyRecord) -> live.Kept:
         """The study with its trials."""
         return live.kept_study(self.store, study)

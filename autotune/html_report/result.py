@@ -145,21 +145,10 @@ def _comparison(view: StudyView, best: TrialRecord) -> Markup:
                 NOTHING if trial is None else str(trial.number),
                 *(metric_text(trial, m) for m in metrics),
                 NOTHING if same else gain_text(view.goals.gain(best, trial)),
-                _remark(view, trial),
+                view.remark(trial),
             ]
         )
     return table("The best configuration beside what is used today", columns, rows, strong=0)
-
-
-def _remark(view: StudyView, trial: TrialRecord | None) -> str:
-    if trial is None:
-        return "not measured yet"
-    if trial.state is TrialState.FAILED:
-        return f"failed: {trial.failure_kind}"
-    if trial.state is not TrialState.COMPLETED:
-        return trial.state.value
-    broken = [c for c in view.goals.constraints if c.violation(trial.values) > 0]
-    return "breaks " + ", ".join(map(str, broken)) if broken else ""
 
 
 def _changes(view: StudyView, best: TrialRecord) -> Markup:

@@ -10,11 +10,10 @@ from markupsafe import Markup
 
 from autotune import text
 from autotune.errors import UsageError
-from autotune.explaining import explain
+from autotune.explaining import explain_trials
 from autotune.objective import Objective
 from autotune.store import StudyRecord, TrialRecord, TrialState
 from autotune.store.queries import trial_page
-from autotune.study import Study
 from autotune.study_view import SHOWN_STATES, StudyView
 from dashboard import actions, markup, tables, takeaway, workers
 from dashboard.live import Kept, known_views
@@ -31,12 +30,9 @@ _METRICS = 4  # beside each other, so that what a trial changes is still in sigh
 
 def show(visit: Visit) -> None:
     """Draw the page of a study."""
-    studies = visit.store.studies()
-    name = visit.chosen([s.study.name for s in studies])
-    if name is None:
-        visit.follow()
+    kept = visit.chosen_study()
+    if kept is None:
         return
-    kept = visit.kept(next(s.study for s in studies if s.study.name == name))
     view = kept.view
     _heading(view)
     _steer(visit, view.study)
@@ -62,7 +58,7 @@ def show(visit: Visit) -> None:
     elif section == "Take away":
         takeaway.show(view)
     else:
-        _overview(visit, kept, several=several)
+        _overview(kept, several=several)
     visit.follow(view.study)
 
 
@@ -163,7 +159,7 @@ def _notices(view: StudyView) -> None:
         st.warning(f"{counted} without a number for every objective: counted above, but not in the chart.")
 
 
-def _overview(visit: Visit, kept: Kept, *, several: bool) -> None:
+def _overview(kept: Kept, *, several: bool) -> None:
     view = kept.view
     draw(kept, "pareto" if several else "history")
     if several:
@@ -181,13 +177,13 @@ def _overview(visit: Visit, kept: Kept, *, several: bool) -> None:
             st.info("The default configuration is the best that was measured.")
         label = f"best (trial {view.best.number})"
         st.html(tables.changes(view.best.config, view.study.default_config, label))
-    _explained(visit, view.study)
+    _explained(view)
 
 
-def _explained(visit: Visit, study: StudyRecord) -> None:
+def _explained(view: StudyView) -> None:
     """What the domain tells of the result, in its own words."""
     try:
-        sections = explain(Study.view(visit.store, study))
+        sections = explain_trials(view.study, view.pareto, view.default)
     except UsageError as error:
         st.caption("The domain of this study tells nothing here:")
         st.code(str(error), language=None, wrap_lines=True)

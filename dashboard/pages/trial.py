@@ -33,12 +33,9 @@ _EXPLAINED = {
 
 def show(visit: Visit) -> None:
     """Draw the page of a trial."""
-    studies = visit.store.studies()
-    name = visit.chosen([s.study.name for s in studies])
-    if name is None:
-        visit.follow()
+    kept = visit.chosen_study()
+    if kept is None:
         return
-    kept = visit.kept(next(s.study for s in studies if s.study.name == name))
     trial = _chosen(kept.view)
     if trial is not None:
         _trial(visit, kept, trial)
