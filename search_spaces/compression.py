@@ -120,7 +120,8 @@ class Compression:
         space = space_of(settings)
         job = _job(options, task, settings)
         default = default_of(settings, space)
-        evaluator, prediction = Trained(job), Prediction(job)
+        evaluator = Trained(job)
+        prediction = Prediction(job, lambda: evaluator.reference)
         _ = job.worlds  # a device without samples is told before anything is trained
         return Problem(
             space=space,

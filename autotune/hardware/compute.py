@@ -7,10 +7,9 @@ back to back, so that it includes launch overhead exactly where that is the bott
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import psutil
@@ -24,6 +23,7 @@ from autotune.hardware.shapes import DenseShape, FfnShape
 # core can reach) and of an H200 (50 MiB); a single expert above this size is cold by itself.
 COLD_BYTES = 2**28
 _CUDA_CALLS = 8
+_AT_ONCE = 256  # copies of a rotation
 _GIB = 2**30
 
 
@@ -88,7 +88,7 @@ class _Ffn:
     def __init__(self, shape: FfnShape, device: str, copies: int) -> None:
         up = _weight(shape.inter, shape.hidden, shape.dtype, device)
         down = _weight(shape.hidden, shape.inter, shape.dtype, device)
-        self._experts = itertools.cycle([(up.clone(), up.clone(), down.clone()) for _ in range(copies)])
+        self._experts = _rotated((up, up, down), copies)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         w1, w3, w2 = next(self._experts)
@@ -106,7 +106,7 @@ class _Dense:
         router = _weight(shape.experts, shape.hidden, shape.dtype, device)
         cached = _weight(2 * shape.kv_heads * shape.context, shape.head_dim, shape.dtype, device)
         cached = cached.view(2, 1, shape.kv_heads, shape.context, shape.head_dim)
-        self._layers = itertools.cycle([tuple(w.clone() for w in (qkv, out, router, cached)) for _ in range(copies)])
+        self._layers = _rotated((qkv, out, router, cached), copies)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         shape = self._shape
@@ -129,6 +129,18 @@ def _weight(rows: int, columns: int, dtype: str, device: str) -> torch.Tensor:
     """Random weights scaled so that activations stay of order one: no infinities, no slow denormals."""
     bound = math.sqrt(3.0 / columns)
     return torch.empty(rows, columns, dtype=getattr(torch, dtype), device=device).uniform_(-bound, bound)
+
+
+def _rotated(weights: Sequence[torch.Tensor], copies: int) -> Iterator[tuple[torch.Tensor, ...]]:
+    """So many sets of the same weights in turn, without end, each in memory of its own.
+
+    Small weights have ten thousands of copies: they lie in one block each, and a few hundred at a time are made tensors, which
+    falls on one call in as many.
+    """
+    blocks = [w.expand(copies, *w.shape).clone() for w in weights]
+    while True:
+        for first in range(0, copies, _AT_ONCE):
+            yield from list(zip(*(block[first : first + _AT_ONCE].unbind() for block in blocks), strict=True))
 
 
 def _inputs(shape: FfnShape | DenseShape, tokens: int, device: str) -> torch.Tensor:

@@ -1,19 +1,22 @@
-"""What a configuration will cost, without training: bytes of a round counted, rounds to the target by a rule of thumb.
+"""What a configuration will cost, before it is trained: bytes of a round counted, rounds to the target by a rule of thumb.
 
 **Bytes** follow from who takes part, which does not depend on the configuration: a device is sent the whole model at first,
-then what its download's ratio gives; it sends what its compressor makes of a gradient of the initial model. Ratios as they are
-searched are encoded; those of ranks and warm-ups lie between encoded ones on a line.
+then what its download's ratio gives; it sends what its compressor makes of a first update. Ratios as they are searched are
+encoded; those of ranks and warm-ups lie between encoded ones on a line.
 
-**Rounds** are a rule of ours, of no paper: a power law in local steps and the learning rate, times what compression costs,
-which is taken from how much of that gradient is lost when it is encoded; final accuracy falls with the same. Its constants
-were fitted to runs of the task `digits` alone, under a chance that no published result uses. It is meant to order
-configurations, no more; strategies trust it as far as measurements bear it out.
+**Rounds** are a rule of ours, of no paper: those of the run without compression (which is trained once, for comparison, in
+any case), by a power law in local steps and the learning rate, times what compression costs, which is taken from how much
+of that update is lost when it is encoded. **Final accuracy** is that of the same run at the round that is as far on its way,
+less the noise that compression leaves. The constants were fitted to runs of the tasks `digits` and `text`, under a chance
+that no published result uses. The rule is meant to order configurations, no more; strategies trust it as far as
+measurements bear it out.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from operator import itemgetter
@@ -24,10 +27,12 @@ import numpy.typing as npt
 import torch
 
 from autotune.errors import UsageError
+from autotune.measurement import Failure
 from autotune.space import Config
 from evaluators.federated.compressors import COMPRESSORS, Sent
 from evaluators.federated.job import Job
 from evaluators.federated.low_deviation import LowDeviation
+from evaluators.federated.reference import Reference
 from evaluators.federated.rules import download_keep, upload_keep
 from evaluators.federated.settings import LOW_DEVIATION, Settings
 from evaluators.federated.tensors import FLOAT_BYTES, Tensors
@@ -41,7 +46,7 @@ _MIB = 2**20
 _SEED = 1
 _NODES = np.geomspace(2.0**-9, 1.0, 19)  # ratios that are encoded where what is asked lies between
 _BITS = np.arange(2, 33) / 32.0  # those of quantisers
-_SAMPLES = 32  # of the gradient that is encoded
+_SAMPLES = 32  # of each step of the update that is encoded
 _DEVICES = 200  # that seconds are computed of
 _LEAST = 0.02  # of a message that is taken to survive; below, noise decides
 _MOST_ROUNDS, _MOST_TURNS, _FEWEST = 300, 1_000_000, 4  # that are counted; later ones are like the last of these
@@ -57,35 +62,33 @@ class Rule:
     """Constants of the rule of rounds; ours.
 
     Attributes:
-        share: of the job's rounds that full precision takes to the target.
-        floor: of these, what no number of local steps saves.
+        floor: share of the rounds without compression that no number of local steps saves.
         power: of local steps times learning rate, both over the task's own.
         most: rate over the task's own beyond which larger ones save nothing.
-        kept: power of the share of a gradient that survives, with a feedback; `dropped`: without one.
+        kept: power of the share of an update that survives, with a feedback; `dropped`: without one.
         noise: rounds that the variance of unbiased compressors adds, a device.
-        behind: power of the share of the same gradient that survives a download as differences or halves; `deviating`: of
+        behind: power of the share of the same update that survives a download as differences or halves; `deviating`: of
             the share of the initial model that survives Caesar's.
         excess: power of econtrol's strength over the surviving share, where it is larger: beyond that it may diverge.
         gathered: power of how many updates DGC's momentum gathers where a number is sent seldom.
         balanced: times as many rounds with batches that are smaller on slower devices.
-        points: of final accuracy that a run without compression is told to lose; it is above 0 so that ratios tell.
+        points: of final accuracy that noise costs a run without compression; it is above 0 so that ratios tell.
         worse: power of how much more rounds compression takes, which these points are multiplied with.
     """
 
-    share: float = 0.2
-    floor: float = 0.65
-    power: float = 0.85
+    floor: float = 0.33
+    power: float = 1.0
     most: float = 1.6
-    kept: float = 0.5
-    dropped: float = 2.0
+    kept: float = 0.25
+    dropped: float = 1.0
     noise: float = 1.0
-    behind: float = 0.25
+    behind: float = 0.4
     deviating: float = 6.0
     excess: float = 1.0
-    gathered: float = 0.5
+    gathered: float = 0.05
     balanced: float = 2.5
-    points: float = 0.35
-    worse: float = 1.2
+    points: float = 0.05
+    worse: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -178,15 +181,21 @@ class Prediction:
     """A `Predictor` of the evaluator `trained`; see the module.
 
     Bytes are those of the job's first repeat. Methods without a server or a barrier, and `seeds`, get NaN: the rule of rounds
-    has nothing to say of them.
+    has nothing to say of them; so does everything where training diverges without compression.
 
     Args:
         job: what is trained.
+        reference: gives the runs without compression, trained when they are first asked for.
         rule: of rounds.
+
+    Attributes:
+        job: what is trained.
     """
 
-    def __init__(self, job: Job, rule: Rule | None = None) -> None:
-        self._job = job
+    def __init__(self, job: Job, reference: Callable[[], Reference], rule: Rule | None = None) -> None:
+        self.job = job
+        self._reference = reference
+        self._sensitivity = 1.0
         self._rule = rule or Rule()
         self._base = {**asdict(Settings()), **job.given}
         # A space has a few hundred of each, and millions of both together.
@@ -194,6 +203,12 @@ class Prediction:
         self._up = lru_cache(maxsize=4096)(self._count_up)
         self._encoded = lru_cache(maxsize=None)(self._make_encoded)
         self._vector = lru_cache(maxsize=None)(self._make_vector)
+
+    def with_sensitivity(self, sensitivity: float) -> Prediction:
+        """The same for a task that compression slows down by this power of what it slows others down; messages are shared."""
+        found = copy(self)
+        found._sensitivity = sensitivity
+        return found
 
     def predict(self, configs: Sequence[Config]) -> Mapping[str, Floats]:
         """See `Predictor.predict`; NaN for what cannot be trained, and for methods that the rule does not know."""
@@ -211,6 +226,10 @@ class Prediction:
     def _some(self, configs: Sequence[Config]) -> Floats:
         """Of configurations, ``(n, metrics)``."""
         found = np.full((len(configs), len(METRICS)), np.nan)
+        try:
+            reference = self._reference()
+        except Failure:
+            return found
         places: list[int] = []
         ways: list[tuple[_Way, _Way]] = []
         training: list[tuple[Any, ...]] = []
@@ -225,28 +244,33 @@ class Prediction:
                 training.append(_training_of(values))
         if places:
             columns = np.array(training, dtype=np.float64).T
-            slower = np.stack([down.slower * up.slower for down, up in ways])
-            rounds = _reached(self._plain(columns)[:, None] * slower)
+            slower = np.stack([down.slower * up.slower for down, up in ways]) ** self._sensitivity
+            plain = reference.rounds_to_target * self._training(columns)
+            rounds = _reached(plain[:, None] * slower)
             download, upload = (_until(np.stack([way[i].sums for way in ways]), rounds) for i in range(2))
             seconds = self._seconds(columns, download, upload, rounds)
-            drop = self._drop(columns, slower[:, -1])
+            drop = self._drop(reference, columns, slower[:, -1])
             found[places] = np.stack(
                 [(download + upload) / _MIB, upload / _MIB, download / _MIB, seconds, rounds, drop], axis=1
             )
         return found
 
-    def _plain(self, training: Floats) -> Floats:
-        """Rounds to the target without compression, ``(n,)``."""
-        rule, usual = self._rule, self._job.plain
+    def _training(self, training: Floats) -> Floats:
+        """Rounds to the target without compression, over those of the task's own steps and rate, ``(n,)``."""
+        rule, usual = self._rule, self.job.plain
         rate, steps, _, balanced = training
         work = np.minimum(rate / usual.learning_rate, rule.most) * steps / usual.local_steps
-        plain = rule.share * self._job.rounds * (rule.floor + (1.0 - rule.floor) * work**-rule.power)
-        return np.asarray(np.where(balanced > 0.0, rule.balanced, 1.0) * plain)
+        return np.asarray(
+            np.where(balanced > 0.0, rule.balanced, 1.0) * (rule.floor + (1.0 - rule.floor) * work**-rule.power)
+        )
 
-    def _drop(self, training: Floats, slower: Floats) -> Floats:
-        """Points of accuracy that compression costs in the end, ``(n,)``: what slows training down leaves noise at its end."""
+    def _drop(self, reference: Reference, training: Floats, slower: Floats) -> Floats:
+        """Points of accuracy that a configuration costs in the end, ``(n,)``: what it has not learnt yet, and noise."""
         rule = self._rule
-        return np.asarray(rule.points * (np.where(training[3] > 0.0, rule.balanced, 1.0) * slower) ** rule.worse)
+        gone = self.job.rounds / (self._training(training) * slower)
+        missing = 100.0 * np.maximum(reference.final_accuracy - reference.accuracy_after(gone), 0.0)
+        noise = rule.points * (np.where(training[3] > 0.0, rule.balanced, 1.0) * slower) ** rule.worse
+        return np.asarray(missing + noise)
 
     def _slower(self, compressor: str, feedback: str, options: tuple[float, float], lost: Floats) -> Floats:
         """How much more rounds are needed for what uploads lose, by round; `options` are econtrol's strength and momentum."""
@@ -276,7 +300,7 @@ class Prediction:
     @cached_property
     def _devices(self) -> tuple[Floats, ...]:
         """Of some devices, evenly many of all: latency, bytes per second down and up, seconds of a step, samples."""
-        world = self._job.worlds[0]
+        world = self.job.worlds[0]
         fleet = world.fleet
         some = np.unique(np.linspace(0, fleet.n - 1, min(fleet.n, _DEVICES)).round().astype(np.int64))
         columns = (
@@ -348,9 +372,9 @@ class Prediction:
 
     @cached_property
     def _turns(self) -> _Turns:
-        world = self._job.worlds[0]
+        world = self.job.worlds[0]
         m = len(world.participants(0))
-        rounds = max(_FEWEST, min(self._job.rounds, _MOST_ROUNDS, _MOST_TURNS // m))
+        rounds = max(_FEWEST, min(self.job.rounds, _MOST_ROUNDS, _MOST_TURNS // m))
         last = np.full(world.n, -1)
         who = np.stack([world.participants(round_).numpy() for round_ in range(rounds)])
         new, arrived = np.zeros(who.shape, dtype=bool), np.zeros(who.shape, dtype=bool)
@@ -368,7 +392,7 @@ class Prediction:
     # ------------------------------------------------------------------- messages
 
     def _layout(self, adapter_rank: int) -> Tensors:
-        whole = self._job.task.learner.tensors
+        whole = self.job.task.learner.tensors
         if not adapter_rank:
             return whole
         sides = [
@@ -379,21 +403,26 @@ class Prediction:
         return Tensors(tuple(name for name, _ in sides), tuple((r, r) for _, r in sides))
 
     def _make_vector(self, adapter_rank: int) -> torch.Tensor:
-        """What is encoded, ``(size,)``: a gradient of the initial model; of adapters, random numbers."""
+        """What is encoded, ``(size,)``: a first update, of the task's own steps and rate; of adapters, random numbers."""
         generator = torch.Generator().manual_seed(_SEED)
         if adapter_rank:
             return torch.randn(self._layout(adapter_rank).size, generator=generator)
-        world = self._job.worlds[0]
+        world = self.job.worlds[0]
         data = world.task.data
-        rows = torch.randint(len(data.x), (_SAMPLES,), generator=generator)
         share = torch.full((1, _SAMPLES), 1.0 / _SAMPLES)
-        _, gradient = world.task.learner.gradients(world.initial()[None], data.x[rows][None], data.y[rows][None], share)
-        return gradient[0].detach()
+        initial, plain = world.initial(), self.job.plain
+        model = initial.clone()
+        # One gradient of a model that knows nothing may be all in a few numbers, such as a transformer's last bias.
+        for _ in range(plain.local_steps):
+            rows = torch.randint(len(data.x), (_SAMPLES,), generator=generator)
+            _, gradient = world.task.learner.gradients(model[None], data.x[rows][None], data.y[rows][None], share)
+            model -= plain.learning_rate * gradient[0].detach()
+        return initial - model
 
     def _make_encoded(self, name: str, scaled: bool, clusters: int, adapter_rank: int) -> _Encoded:
         tensors, seeds = self._layout(adapter_rank), torch.tensor([_SEED])
         if name == LOW_DEVIATION:
-            model = self._job.worlds[0].initial() if not adapter_rank else self._vector(adapter_rank)
+            model = self.job.worlds[0].initial() if not adapter_rank else self._vector(adapter_rank)
             rule, old = LowDeviation(tensors), torch.zeros(1, tensors.size)
             return _Encoded(lambda keep: _message(model, rule.recover(model, old, _ratio(keep))), _NODES)
         vector = self._vector(adapter_rank)

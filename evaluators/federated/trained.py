@@ -14,6 +14,7 @@ from autotune.errors import UsageError
 from autotune.measurement import Failure, FailureKind, Measurement, Metric
 from evaluators.federated.job import Job
 from evaluators.federated.peak_memory import step_memory
+from evaluators.federated.reference import Reference
 from evaluators.federated.settings import Settings
 from evaluators.federated.tensors import FLOAT_BYTES
 from evaluators.federated.training import Point, Training
@@ -61,10 +62,13 @@ class Trained:
         return self._measured(settings, runs)
 
     @cached_property
-    def reference(self) -> float:
-        """Final accuracy of federated averaging without compression; trained once."""
-        runs = [run.finish() for run in self._runs(self.job.plain)]
-        return _mean(run.final_accuracy for run in runs)
+    def reference(self) -> Reference:
+        """Federated averaging without compression; trained once, if it was not measured before.
+
+        Raises:
+            Failure: `nan` where it diverges.
+        """
+        return Reference.of([run.finish() for run in self._runs(self.job.plain)])
 
     def memory_bytes(self, run: Training, settings: Settings) -> float:
         """Of the fullest device: a training step, measured; and what it keeps between rounds."""
@@ -79,6 +83,8 @@ class Trained:
 
     def _measured(self, settings: Settings, runs: Sequence[Training]) -> Measurement:
         job = self.job
+        if settings == job.plain:
+            self.__dict__["reference"] = Reference.of(runs)
         missed = [run for run in runs if run.reached is None]
         if missed:
             best = _mean(max(point.smoothed for point in run.points) for run in runs)
@@ -94,9 +100,7 @@ class Trained:
         values["idle_share"] = [point.idle_share for point in reached]
         values["final_accuracy"] = final
         metrics = {name: mean_of(samples) for name, samples in values.items()}
-        if settings == job.plain:
-            self.__dict__["reference"] = _mean(final)
-        metrics["accuracy_drop_points"] = Metric(100.0 * (self.reference - _mean(final)))
+        metrics["accuracy_drop_points"] = Metric(100.0 * (self.reference.final_accuracy - _mean(final)))
         metrics["memory_mib"] = Metric(max(self.memory_bytes(run, settings) for run in runs) / MIB)
         return Measurement(metrics, {"curve": curve(runs), "devices": by_class(job, runs)})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -277,6 +278,14 @@ def test_training_that_diverges_is_a_failure_that_is_kept_and_not_repeated() -> 
     assert all("training diverged in round" in str(trial.failure_message) for trial in failed)
     configs = [json.dumps(trial.config, sort_keys=True) for trial in result.study.trials]
     assert len(set(configs)) == len(configs)
+
+
+@pytest.mark.parametrize("task", ["digits", "text"])
+def test_an_evaluator_that_was_sent_to_another_process_measures_the_same(task: str) -> None:
+    built = problem(task=task, target_accuracy=0.05, rounds=4, devices=4)
+    evaluate = built.evaluators["trained"]
+    sent = pickle.loads(pickle.dumps(evaluate))
+    assert sent(built.default).metrics == evaluate(built.default).metrics
 
 
 def test_a_target_out_of_reach_tells_what_was_reached() -> None:

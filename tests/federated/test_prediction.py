@@ -1,9 +1,9 @@
-"""What is told before anything is trained: bytes as the ledger counts them, and an order that people would expect."""
+"""What is told before a configuration is trained: bytes as the ledger counts them, and an order that people would expect."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,10 @@ from autotune.domain import Problem
 from autotune.strategies.fixed_point import solve
 from evaluators.federated.job import Job
 from evaluators.federated.methods import make_method
-from evaluators.federated.prediction import METRICS, Prediction
+from evaluators.federated.prediction import METRICS, Prediction, Rule
 from evaluators.federated.settings import Settings
+from evaluators.federated.starts import ASSUMED
+from evaluators.federated.trained import Trained
 from search_spaces.compression import DOMAIN
 
 _ROUNDS = 6
@@ -24,15 +26,23 @@ _PLAIN: dict[str, Any] = {"local_steps": 1, "batch": 4, "learning_rate": 0.1}
 
 
 @pytest.fixture(scope="module")
-def job() -> Job:
-    options = DOMAIN.options(task="digits", hidden=24, devices=12, participation=0.5, dropout=0.2, repeats=2, rounds=40)
-    found: Job = DOMAIN.problem(options).evaluators["trained"].job  # type: ignore[attr-defined]
+def trained() -> Trained:
+    options = DOMAIN.options(
+        task="digits", hidden=24, devices=12, participation=0.5, dropout=0.2, repeats=2, rounds=40, target_accuracy=0.85
+    )
+    found = DOMAIN.problem(options).evaluators["trained"]
+    assert isinstance(found, Trained)
     return found
 
 
 @pytest.fixture(scope="module")
-def prediction(job: Job) -> Prediction:
-    return Prediction(job)
+def job(trained: Trained) -> Job:
+    return trained.job
+
+
+@pytest.fixture(scope="module")
+def prediction(trained: Trained) -> Prediction:
+    return Prediction(trained.job, lambda: trained.reference)
 
 
 def _measured(job: Job, settings: Settings) -> tuple[list[float], list[float]]:
@@ -131,8 +141,8 @@ def test_traffic_is_ordered_as_people_expect(prediction: Prediction) -> None:
     assert traffic(**both, staleness=True) > traffic(**both)
 
 
-def test_what_the_rule_does_not_know_and_what_cannot_be_trained_is_left_open(job: Job) -> None:
-    searched = Prediction(replace(job, given={}))
+def test_what_the_rule_does_not_know_and_what_cannot_be_trained_is_left_open(trained: Trained) -> None:
+    searched = Prediction(replace(trained.job, given={}), lambda: trained.reference)
     told = searched.predict([
         {"method": "seeds", **_PLAIN},
         {"method": "gossip", **_PLAIN},
@@ -153,9 +163,31 @@ def test_final_accuracy_falls_with_what_slows_training_down(prediction: Predicti
     assert drop(download="top-k", download_keep=0.05) > drop(download="top-k", download_keep=0.4)
 
 
-def test_training_longer_than_was_counted_goes_on_at_the_same_pace(job: Job) -> None:
+def test_without_compression_what_was_measured_is_told(trained: Trained, prediction: Prediction) -> None:
+    plain = trained.job.plain
+    told = _told(prediction, local_steps=plain.local_steps, batch=plain.batch, learning_rate=plain.learning_rate)
+    measured = trained(asdict(plain)).values()
+    assert told["rounds"] == pytest.approx(measured["rounds"])
+    assert measured["accuracy_drop_points"] == 0.0
+    assert told["accuracy_drop_points"] == pytest.approx(Rule().points)  # noise
+
+
+def test_accuracy_is_that_of_the_plain_run_as_far_on_its_way(trained: Trained) -> None:
+    reference = trained.reference
+    assert reference.accuracy_after(np.array([40.0, 1e6])).tolist() == pytest.approx([reference.final_accuracy] * 2)
+    early, late = reference.accuracy_after(np.array([4.0, 20.0]))
+    assert early < late < reference.final_accuracy
+
+
+def test_where_plain_training_diverges_nothing_is_told(job: Job) -> None:
+    wild = Trained(replace(job, plain=replace(job.plain, learning_rate=1e3)))
+    told = Prediction(wild.job, lambda: wild.reference).predict([{**_PLAIN}])
+    assert np.isnan(told["traffic_mib"]).all()
+
+
+def test_training_longer_than_was_counted_goes_on_at_the_same_pace(job: Job, prediction: Prediction) -> None:
     # At a thousandth of the usual rate no round goes far; six devices are sent the whole model in each.
-    told = _told(Prediction(job), learning_rate=1e-4)
+    told = _told(prediction, learning_rate=1e-4)
     assert told["rounds"] > job.rounds
     assert told["download_mib"] * 2**20 == pytest.approx(told["rounds"] * 6 * 4 * job.task.learner.tensors.size)
 
@@ -171,33 +203,62 @@ def _problem(**options: Any) -> Problem:
 def test_starts_differ_in_how_they_compress_and_beat_what_people_use() -> None:
     built = _problem()
     runs = solve(built.domain_map)
-    found = [run.best.config for run in runs]
-    assert len(found) == 4
-    for name in ("compressor", "download"):
-        assert len({config[name] for config in found}) == 4
-    assert all(built.space.contains(config) for config in found)
+    found = {run.start: run.best.config for run in runs}
+    for assumed in ("bold", "careful"):
+        both = [config for name, config in found.items() if name.startswith(assumed)]
+        assert len(both) == 2
+        for name in ("compressor", "download"):
+            assert len({config[name] for config in both}) == 2
+    assert all(built.space.contains(config) for config in found.values())
     usual = [built.default, *built.baselines.values()]
     assert isinstance(built.predictor, Prediction)
-    told = built.predictor.predict([found[0], *usual])
+    told = built.predictor.predict([runs[0].best.config, *usual])
     assert told["traffic_mib"][0] < np.nanmin(told["traffic_mib"][1:])
     assert [run.best.loss for run in runs] == sorted(run.best.loss for run in runs)
 
 
+def test_careful_starts_lose_less_and_learn_at_the_usual_rate() -> None:
+    built = _problem(learning_rate="0.1,0.2,0.4,0.8")
+    found = {run.start: run.best.config for run in solve(built.domain_map)}
+    assert isinstance(built.predictor, Prediction)
+    drops: dict[str, list[float]] = {}
+    for name, config in found.items():
+        (drop,) = built.predictor.predict([config])["accuracy_drop_points"]
+        drops.setdefault(name.split(",")[0], []).append(float(drop))
+        if name.startswith("careful"):
+            assert config["learning_rate"] <= built.predictor.job.plain.learning_rate
+    assert max(drops["careful"]) < min(drops["bold"])
+
+
+def test_what_compression_slows_down_it_slows_down_more_on_sensitive_tasks(prediction: Prediction) -> None:
+    sparse = {"compressor": "top-k", "upload_keep": 0.02, "feedback": "ef"}
+    plain = _told(prediction)["rounds"]
+    slower = _told(prediction, **sparse)["rounds"] / plain
+    twice = prediction.with_sensitivity(2.0)
+    assert _told(twice)["rounds"] == plain
+    assert _told(twice, **sparse)["rounds"] / plain == pytest.approx(slower**2)
+    assert _told(prediction, **sparse)["rounds"] / plain == slower
+
+
 def test_starts_keep_to_the_accuracy_that_may_be_lost() -> None:
-    strict, loose = (_problem(accuracy_drop=drop) for drop in (0.4, 20.0))
     losses = []
-    for built in (strict, loose):
+    for limit in (0.2, 20.0):
+        built = _problem(accuracy_drop=limit, local_steps=5, learning_rate=0.2)
         assert isinstance(built.predictor, Prediction)
-        config = solve(built.domain_map)[0].best.config
-        losses.append(float(built.predictor.predict([config])["accuracy_drop_points"][0]))
-    assert losses[0] < 0.45 < losses[1]  # what lies just beyond counts as a little more traffic
+        (config,) = [run.best.config for run in solve(built.domain_map) if run.start.startswith("bold")][:1]
+        assumed = built.predictor.with_sensitivity(ASSUMED[0].sensitivity)
+        losses.append(float(assumed.predict([config])["accuracy_drop_points"][0]))
+    assert losses[0] < 0.25 < losses[1]  # what lies just beyond counts as a little more traffic
 
 
 def test_a_compressor_that_is_given_is_that_of_every_start() -> None:
     built = _problem(compressor="top-k", download="none")
-    (run,) = solve(built.domain_map)
+    runs = solve(built.domain_map)
+    assert {run.start for run in runs} <= {"bold", "careful"}
     job: Job = built.evaluators["trained"].job  # type: ignore[attr-defined]
-    assert (job.settings(run.best.config).compressor, job.settings(run.best.config).download) == ("top-k", "none")
+    for run in runs:
+        settings = job.settings(run.best.config)
+        assert (settings.compressor, settings.download) == ("top-k", "none")
 
 
 def test_methods_that_the_rule_does_not_know_have_no_starts() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ class DenseLearner(VectorisedLearner):
     """
 
     def __init__(self, inputs: int, hidden: Sequence[int], classes: int) -> None:
-        super().__init__(lambda: mlp(inputs, hidden, classes))
+        super().__init__(partial(mlp, inputs, hidden, classes))
 
     def gradients(self, weights: Tensor, x: Tensor, y: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
         """See `Learner.gradients`."""

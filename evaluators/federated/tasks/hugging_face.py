@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ class AdapterLearner(SequentialLearner):
 
     def __init__(self, model: nn.Module) -> None:
         """`model` is a `peft.PeftModel` whose adapters are the only trained parameters."""
-        super().__init__(lambda: Scores(model))
+        super().__init__(partial(Scores, model))
 
     def initial(self, seed: int) -> Tensor:
         """Adapters that change nothing yet: one factor drawn by the seed as LoRA does, the other zero."""

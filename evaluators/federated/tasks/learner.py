@@ -160,21 +160,16 @@ def _trained(module: nn.Module) -> dict[str, Tensor]:
 class VectorisedLearner(ModuleLearner):
     """All devices in one pass: every operation has a leading dimension for devices, by `torch.func.vmap`."""
 
-    def __init__(self, build: Callable[[], nn.Module]) -> None:
-        """See `ModuleLearner`."""
-        super().__init__(build)
-        self._gradients = vmap(grad_and_value(self._flat_loss))
-        self._losses = vmap(self._flat_loss)
-
     def gradients(self, weights: Tensor, x: Tensor, y: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
         """See `Learner.gradients`."""
-        gradients, losses = self._gradients(weights, x, y, share)
+        # Wrapped here, as wrapped functions cannot be sent to another process.
+        gradients, losses = vmap(grad_and_value(self._flat_loss))(weights, x, y, share)
         return losses, gradients
 
     def losses(self, weights: Tensor, x: Tensor, y: Tensor, share: Tensor) -> Tensor:
         """See `Learner.losses`."""
         with torch.no_grad():
-            losses: Tensor = self._losses(weights, x, y, share)
+            losses: Tensor = vmap(self._flat_loss)(weights, x, y, share)
         return losses
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from autotune.checks import positive, whole
@@ -71,5 +72,5 @@ def _task(
     windows = min(budget, sum(map(len, parts.values()))) // context
     tested = min(_TESTED, max(LEAST_TESTED, int(_TESTED_SHARE * windows)))
     data = text_data(parts, context, budget, tested, whole("seed", seed, 0))
-    learner = VectorisedLearner(lambda: ByteTransformer(VOCABULARY, context, width, layers, heads))
+    learner = VectorisedLearner(partial(ByteTransformer, VOCABULARY, context, width, layers, heads))
     return Task(name, data, learner, learning_rate=1.0, batch=16, local_steps=10, target_accuracy=target)
