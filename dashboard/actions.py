@@ -9,13 +9,18 @@ import streamlit as st
 
 from autotune.store import Store, StudyRecord, StudySummary
 from dashboard.visit import Visit
+from dashboard.workers import Worker
+
+
+def owner(visit: Visit) -> str | None:
+    """Whom the reverse proxy names, if there is one."""
+    header = visit.settings.user_header
+    return (st.context.headers.get(header) if header else None) or None
 
 
 def visitor(visit: Visit) -> str:
     """Who asks: whom the reverse proxy names, else the dashboard."""
-    header = visit.settings.user_header
-    named = st.context.headers.get(header) if header else None
-    return named or "the dashboard"
+    return owner(visit) or "the dashboard"
 
 
 def archive(visit: Visit, studies: Sequence[StudySummary]) -> None:
@@ -34,3 +39,24 @@ def stop(visit: Visit, study: StudyRecord) -> None:
     """Ask every worker of a study to end after its running trial."""
     with closing(Store(visit.settings.storage)) as store:
         store.request_stop(study.id, visitor(visit))
+
+
+def has_begun(visit: Visit, worker: Worker) -> bool:
+    """Whether a search has begun on a worker's study since that was started."""
+    with closing(Store(visit.settings.storage, read_only=True)) as store:
+        study = store.find_study(worker.study)
+    if study is None or study.updated_at is None:
+        return False
+    return study.state == "running" and study.updated_at.timestamp() > worker.asked
+
+
+def stop_worker(visit: Visit, worker: Worker) -> None:
+    """End a search that was started from the page: by a request once it has begun.
+
+    Before that it would take the request for one to an earlier search, and there is nothing yet that ending it could lose.
+    """
+    if has_begun(visit, worker):
+        with closing(Store(visit.settings.storage)) as store:
+            store.request_stop(store.load_study(worker.study).id, visitor(visit))
+    elif (process := worker.process) is not None:
+        process.terminate()

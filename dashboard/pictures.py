@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from threading import Lock
 from typing import Any
 
+import plotly.graph_objects as go
 import streamlit as st
 
 from autotune.errors import UsageError
@@ -14,6 +16,8 @@ from dashboard import forms
 from dashboard.live import Kept, known_views
 
 _CHART = {"displaylogo": False, "modeBarButtonsToRemove": ["lasso2d", "select2d"]}
+_TEXT = {"light": "#4b5563", "dark": "#c8cbd0"}
+_COLOURING = Lock()
 
 
 def draw(kept: Kept, kind: str, trial: int | None = None, **chosen: Any) -> None:
@@ -26,9 +30,19 @@ def draw(kept: Kept, kind: str, trial: int | None = None, **chosen: Any) -> None
         st.info("There is nothing to be drawn here yet:")
         st.code(str(error), language=None, wrap_lines=True)
         return
-    # The theme of the page would put its own colours in place of those that are told apart by everyone.
-    st.plotly_chart(figure, theme=None, config=_CHART, key=f"{kind} {trial} {chosen}", alt=view.summary)
+    show(figure, f"{kind} {trial} {chosen}", view.summary)
     st.caption(view.summary)
+
+
+def show(figure: go.Figure, key: str, described: str) -> None:
+    """A picture as it is, but for its text, which stands out from the page that the visitor sees."""
+    text = _TEXT.get(st.context.theme.type or "")
+    # Visitors with another theme are shown the same figure.
+    with _COLOURING:
+        if text is not None:
+            figure.layout.font.color = text
+        # The theme of the page would put its own colours in place of those that are told apart by everyone.
+        st.plotly_chart(figure, theme=None, config=_CHART, key=key, alt=described)
 
 
 def drawable(kept: Kept, kind: str, trial: int) -> bool:

@@ -8,7 +8,7 @@ import streamlit as st
 from autotune import text
 from autotune.plots.compare import incumbents
 from autotune.study_view import StudyView
-from dashboard import markup
+from dashboard import markup, pictures
 from dashboard.markup import Cell, Row
 from dashboard.visit import Visit
 
@@ -66,7 +66,7 @@ def _pictures(views: list[StudyView]) -> None:
         st.info("These studies have different objectives, so that no picture can show them together.")
         return
     figure: go.Figure = incumbents(views)
-    st.plotly_chart(figure, theme=None, key="incumbents", alt="The best value so far of each study, by trial.")
+    pictures.show(figure, "incumbents", "The best value so far of each study, by trial.")
 
 
 def _configurations(views: list[StudyView]) -> None:

@@ -10,7 +10,7 @@ from autotune import text
 from autotune.errors import AutotuneError
 from autotune.plots.hardware import compute, links
 from autotune.store.queries import environments
-from dashboard import markup
+from dashboard import markup, pictures
 from dashboard.markup import Cell, Row
 from dashboard.visit import Visit
 
@@ -53,7 +53,7 @@ def show(visit: Visit) -> None:
                     st.code(str(error), language=None, wrap_lines=True)
                     continue
                 alt = f"Measured {name} times and rates of this machine by size."
-                st.plotly_chart(figure, theme=None, key=f"{name} {machine.fingerprint} {place}", alt=alt)
+                pictures.show(figure, f"{name} {machine.fingerprint} {place}", alt)
         with st.expander(f"All that is known of {machine.fingerprint}"):
             st.code(json.dumps(dict(machine.details), indent=2), language="json")
     visit.follow()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import shlex
-from contextlib import closing
 
 import streamlit as st
 
@@ -13,13 +12,13 @@ from autotune.domain import domain_names, load_domain
 from autotune.errors import AutotuneError, UsageError
 from autotune.options import parse_options
 from autotune.stopping import Limits
-from autotune.store import Store
 from autotune.strategies import STRATEGIES
 from dashboard import actions, forms, workers
 from dashboard.visit import Visit
 from dashboard.workers import Worker
 
 _SHOWN = 20
+_STARTS_S = 20.0  # until a form is answered that nothing has become of yet; the log below tells the rest
 
 
 def show(visit: Visit) -> None:
@@ -66,13 +65,20 @@ def _form(visit: Visit) -> None:
         _limits(trials, timeout)
         if seed and not seed.isdecimal():
             raise UsageError(f"seed is {seed!r}; give a whole number from 0 on, or leave it empty")
-        worker = workers.launch(visit.settings.storage, study, arguments)
+        worker = workers.launch(visit.settings.storage, study, arguments, actions.owner(visit))
     except (AutotuneError, OSError) as error:
         st.error("This cannot be launched:")
         st.code(str(error), language=None, wrap_lines=True)
         return
-    st.success("Launched, in a process of its own. What it says stands below.")
     st.session_state["launched"] = worker.log
+    # A domain may refuse what each option alone allows, which its process finds out.
+    with st.spinner("Starting …"):
+        workers.wait(worker, lambda: actions.has_begun(visit, worker), _STARTS_S)
+    if worker.failed:
+        st.error("This was launched, and ended at once:")
+        st.code(worker.tail, language=None, wrap_lines=True)
+    else:
+        st.success("Launched, in a process of its own. What it says stands below.")
 
 
 def _limits(trials: str, timeout: str) -> None:
@@ -105,19 +111,8 @@ def _worker(visit: Visit, worker: Worker, *, newest: bool) -> None:
         state = "runs" if runs else "ended"
         about.caption(f"process {worker.pid}, {state}, started {text.age(began, dt.datetime.now(dt.UTC))} ago")
         if runs and stop.button("Stop", key=f"stop {worker.log}", help="After the running trial; nothing is lost."):
-            _stop(visit, worker)
+            actions.stop_worker(visit, worker)
         if not runs and resume.button("Resume", key=f"resume {worker.log}", help="Go on until its budget is spent."):
-            workers.resume(visit.settings.storage, worker.study)
+            workers.resume(visit.settings.storage, worker.study, actions.owner(visit))
         with st.expander("What it says", expanded=newest or runs):
             st.code(worker.tail or "nothing yet", language=None, height=220)
-
-
-def _stop(visit: Visit, worker: Worker) -> None:
-    with closing(Store(visit.settings.storage, read_only=True)) as store:
-        study = store.find_study(worker.study)
-    if study is None:  # it has not come to making the study yet, so that there is nothing to lose
-        process = worker.process
-        if process is not None:
-            process.terminate()
-    else:
-        actions.stop(visit, study)

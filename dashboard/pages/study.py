@@ -93,7 +93,7 @@ def _steer(visit: Visit, study: StudyRecord) -> None:
             actions.stop(visit, study)
             st.rerun()
     elif study.domain is not None and st.button("Resume", key="resume", help="Go on until its budget is spent."):
-        workers.resume(visit.settings.storage, study.name)
+        workers.resume(visit.settings.storage, study.name, actions.owner(visit))
         st.toast("The search goes on in a process of its own.")
 
 

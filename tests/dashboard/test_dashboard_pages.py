@@ -12,7 +12,9 @@ import autotune
 from autotune import Failure, Measurement, Metric
 from autotune.store import Store
 from autotune.store.records import Profile
-from dashboard import workers
+from dashboard import actions, workers
+from dashboard.settings import Settings
+from dashboard.visit import Visit
 from tests.dashboard.drawing import charts, draw, drawn, html, numbers, rows, said
 from tests.machine import made_profile
 from tests.shown_studies import make
@@ -279,6 +281,44 @@ def test_what_cannot_be_launched_is_one_sentence(editing: str, key: str, value: 
     assert [error.value for error in shown.error] == ["This cannot be launched:"]
     assert words in shown.code[0].value and "\n" not in shown.code[0].value
     assert workers.known(editing) == []
+
+
+def test_what_only_the_domain_refuses_is_told_where_it_was_asked_for(editing: str) -> None:
+    make(editing, [])
+    shown = drawn("launch", domain="expert-placement")
+    shown.text_input(key="option expert-placement gpus").set_value("7")
+    next(button for button in shown.button if button.label == "Launch").click()
+    draw(shown)
+    assert [error.value for error in shown.error] == ["This was launched, and ended at once:"]
+    assert "cannot be shared out evenly over gpus=7" in shown.code[0].value
+
+
+def test_what_is_launched_belongs_to_whom_the_proxy_names(editing: str) -> None:
+    make(editing, [])
+    worker = workers.launch(
+        editing, "theirs", ["search", "expert-placement", "--study", "theirs", "--trials", "1"], "Ada"
+    )
+    workers.wait(worker, lambda: False, 60.0)
+    assert worker.process is None and not worker.failed, worker.tail
+    with closing(Store(editing, read_only=True)) as store:
+        assert store.load_study("theirs").owner == "Ada"
+
+
+def test_a_search_that_has_not_begun_is_ended_and_one_that_has_is_asked(editing: str) -> None:
+    study = make(editing, [{"latency_ms": 5.0}])
+    study.store.set_study_state(study.record.id, "running")  # as an earlier search left it
+    visit = Visit(Settings.read(), study.store)
+    worker = workers.launch(editing, "a", ["studies"])
+    assert not actions.has_begun(visit, worker)
+    actions.stop_worker(visit, worker)
+    assert study.store.stop_request(study.record.id) is None
+    workers.wait(worker, lambda: False, 60.0)
+    assert worker.process is None
+    study.store.begin_search(study.store.load_study("a"))
+    assert actions.has_begun(visit, worker)
+    actions.stop_worker(visit, worker)
+    request = study.store.stop_request(study.record.id)
+    assert request is not None and request.by == "the dashboard"
 
 
 def test_every_domain_has_a_form_with_all_of_its_options(editing: str) -> None:
