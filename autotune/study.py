@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -40,7 +41,9 @@ if TYPE_CHECKING:
 
 IN_MEMORY = "sqlite://"
 LEASE_S = 600.0
-_RACES = 20  # proposals that other workers were quicker with, before an ask gives up
+_SPREAD = (
+    32  # proposals of which one is taken by chance, at most, where other workers keep being quicker with the first
+)
 
 
 class Study(Plotting):
@@ -69,6 +72,7 @@ class Study(Plotting):
         self._worker = worker_name()
         # Whether nobody else writes, as far as is known: then what was read last needs no reading again.
         self._alone = True
+        self._chance = random.Random()  # what workers draw apart from each other
         self._environment: int | None = None
         self._task = equipment.task(
             self.space,
@@ -302,26 +306,38 @@ class Study(Plotting):
         return begun[0] if n is None else begun
 
     def _begin_among_others(self, wanted: int, budget: TrialBudget | None) -> list[Trial]:
+        """As `_begin`, over again where others were quicker: each time somebody has begun a trial, so that this ends.
+
+        Workers that know the same trials are proposed the same. The more often one loses, the wider the choice of proposals
+        that it draws from: of 16 workers with evaluations of half a second, some would lose dozens of times in a row otherwise.
+        """
         begun: list[Trial] = []
-        for _ in range(_RACES):
+        spread = 1
+        while True:
             first = bool(self._known.first)  # the strategy is not asked before these are under way
-            more, raced = self._begin(wanted - len(begun), budget)
+            more, raced = self._begin(wanted - len(begun), budget, spread)
             begun += more
             if len(begun) >= wanted or not (raced or first):
-                break
+                return begun
             if raced:
                 self._sync()
-        return begun
+                spread = min(2 * spread, _SPREAD)
 
-    def _begin(self, wanted: int, budget: TrialBudget | None) -> tuple[list[Trial], bool]:
-        """Begin up to `wanted` trials of what is proposed; says also whether another worker was quicker with some."""
+    def _begin(self, wanted: int, budget: TrialBudget | None, spread: int = 1) -> tuple[list[Trial], bool]:
+        """Begin up to `wanted` trials of what is proposed; says also whether another worker was quicker with some.
+
+        Args:
+            spread: times as many proposals as are wanted, of which so many are taken by chance.
+        """
         if budget is not None:
             left = budget.trials - self._known.counted
             wanted = min(wanted, left) if budget.cheaper is None or left <= 0 else wanted
         if wanted <= 0 or self._strategy is None:
             return [], False
         started = time.perf_counter()
-        proposed = self._propose(self._strategy, wanted)
+        proposed = self._propose(self._strategy, wanted * spread)
+        if len(proposed) > wanted:
+            proposed = self._chance.sample(proposed, wanted)
         predicted = foretold(self._task.predictor, [s.config for _, s in proposed])
         spent = time.perf_counter() - started
         self.suggest_s += spent
@@ -331,8 +347,7 @@ class Study(Plotting):
             self._proposal(s, label, said, spent / len(proposed))
             for (label, s), said in zip(proposed, predicted, strict=True)
         ]
-        if self._alone:  # what is known here is all that there is, and the store need not look
-            proposals = self._known.new(proposals)
+        proposals = self._known.new(proposals)
         if budget is not None and budget.cheaper is not None and self._known.cheaper >= budget.cheaper:
             proposals = [p for p in proposals if p.fidelity is None]
         if not proposals:
@@ -346,7 +361,7 @@ class Study(Plotting):
                 environment_id=self._environment,
                 up_to=None if budget is None else budget.trials,
                 cheaper_up_to=None if budget is None else budget.cheaper,
-                allow_duplicates=self._alone,
+                allow_duplicates=self._alone,  # what is known here is all that there is, and the store need not look
                 expect=self._known.revision if self._alone else None,
             )
         if written is None:

@@ -192,11 +192,10 @@ def _pictures(browser: Browser, target: str) -> dict[str, float]:
     from autotune.plots import VIEWS  # noqa: PLC0415
 
     taken = {}
-    for kind in VIEWS:
+    for kind, view in VIEWS.items():
         page = browser.new_page()
         began = time.perf_counter()
-        page.goto(f"{target}&section=Pictures&picture={kind}")
-        page.wait_for_selector(".at-card", timeout=_LIMIT_MS)
+        page.goto(f"{target}&{urlencode({'section': 'Pictures', 'picture': view.title})}")
         page.wait_for_selector(".js-plotly-plot, [data-testid=stAlert]", timeout=_LIMIT_MS)
         taken[kind] = time.perf_counter() - began
         page.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -169,6 +170,37 @@ def test_two_studies_on_one_store_never_hand_out_the_same(url: str) -> None:
     for place, trial in enumerate(trials):
         (first, second)[place % 2].tell(trial, 1.0)
     assert first.trials == second.trials
+
+
+def test_an_ask_goes_on_where_others_are_quicker_and_draws_from_more_and_more(url: str) -> None:
+    wanted: list[int] = []
+
+    class InOrder(Strategy):
+        """Proposes what comes next."""
+
+        name, summary = "in-order", "for this test"
+
+        def propose(self, history: History, n: int) -> list[Suggestion]:
+            fresh = ({"x": x} for x in range(3000) if self.task.space.config_hash({"x": x}) not in history.hashes)
+            return [self.suggestion(config) for config in itertools.islice(fresh, n)]
+
+    class Outrun(InOrder):
+        """As long as there is a rival, that one begins all that this proposes."""
+
+        def propose(self, history: History, n: int) -> list[Suggestion]:
+            wanted.append(n)
+            if len(wanted) < 40:
+                rival.ask(n)
+            return super().propose(history, n)
+
+    rival = Study.create(SearchSpace([Int("x", 0, 2999)]), storage=url, strategy=InOrder)
+    rival.ask()  # the default
+    begun = {Study.load("study", url, strategy=Outrun).ask().config["x"]}
+    assert wanted == [1, 2, 4, 8, 16, *[32] * 35]
+    assert len(rival.trials) == 1 + sum(wanted[:-1]) + 1
+    for _ in range(3):  # with nobody else at work the first proposal is taken
+        begun.add(rival.ask().config["x"])
+    assert len(begun) == 4
 
 
 def test_seeds_of_trials_depend_on_the_study_and_the_number() -> None:
