@@ -317,7 +317,7 @@ class Study(Plotting):
             first = bool(self._known.first)  # the strategy is not asked before these are under way
             more, raced = self._begin(wanted - len(begun), budget, spread)
             begun += more
-            if len(begun) >= wanted or not (raced or first):
+            if len(begun) >= wanted or not (raced or (first and more)):
                 return begun
             if raced:
                 self._sync()

@@ -7,7 +7,7 @@ from pathlib import Path
 import streamlit as st
 
 from dashboard import markup, visit
-from dashboard.pages import compare, hardware, launch, studies, study, trial
+from dashboard.screens import compare, hardware, launch, studies, study, trial
 from dashboard.settings import Settings
 
 _ICON = Path(__file__).with_name("icon.png")

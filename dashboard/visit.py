@@ -106,10 +106,12 @@ def _mark(store: Store, study: StudyRecord | None) -> Any:
 
 def _ticker(url: str, study: StudyRecord | None, drawn: Any, every_s: float) -> None:
     """Ask in intervals whether the store has changed since, which costs one small query, and only then draw anew."""
+    drawing = True
 
     @st.fragment(run_every=every_s)
     def look() -> None:
-        if not st.session_state.get("live", True):
+        # In a store that many write to something has always changed by now; to begin anew already would never show a page.
+        if drawing or not st.session_state.get("live", True):
             return
         try:
             with closing(Store(url, read_only=True)) as store:
@@ -120,3 +122,4 @@ def _ticker(url: str, study: StudyRecord | None, drawn: Any, every_s: float) -> 
             st.rerun()
 
     look()
+    drawing = False

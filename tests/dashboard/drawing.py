@@ -19,11 +19,11 @@ def _script(name: str) -> None:
     from dashboard import visit
     from dashboard.settings import Settings
 
-    visit.page(Settings.read(), import_module(f"dashboard.pages.{name}").show)()
+    visit.page(Settings.read(), import_module(f"dashboard.screens.{name}").show)()
 
 
 def page(name: str, **address: str) -> AppTest:
-    """A page of `dashboard.pages` as yet undrawn, at an address with these parameters."""
+    """A page of `dashboard.screens` as yet undrawn, at an address with these parameters."""
     made = AppTest.from_function(_script, default_timeout=_TIMEOUT_S, kwargs={"name": name})
     for key, value in address.items():
         made.query_params[key] = value

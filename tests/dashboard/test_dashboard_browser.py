@@ -27,7 +27,7 @@ from autotune.plots import VIEWS, views_of
 from autotune.store import Store, TrialRecord, TrialState
 from autotune.study_view import StudyView
 from dashboard import workers
-from dashboard.pages.study import SECTIONS
+from dashboard.screens.study import SECTIONS
 from tests.dashboard.browser import BrowserMissingError, Server, Tab, chromium, serve
 from tests.shown_studies import BASELINES, DOMAINS, make, search_every_domain
 
@@ -74,9 +74,13 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def server(storage: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that lets visitors change things, behind a password."""
+def server(storage: str, browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that lets visitors change things, behind a password. Its first visitor comes by a bookmark of a page."""
     with serve(storage, tmp_path_factory.mktemp("server"), "--allow-edit", password=PASSWORD) as running:
+        tab = Tab.open(browser, running.address, password=PASSWORD)
+        tab.go("/study", study=NAME)
+        assert tab.page.locator(".at-card").count() > 0
+        tab.close()
         yield running
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(workers.FOLDER, str(running.state))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from contextlib import closing
 from pathlib import Path
@@ -51,6 +52,15 @@ def test_list_of_studies_follows_the_store(storage: str) -> None:
     assert rows(shown, "studies")[0][8] == "8 ms"
     study.tell(study.ask(), {"latency_ms": 2.0})
     assert rows(draw(shown), "studies")[0][8:10] == ["2 ms", "+75.0 %"]
+
+
+@pytest.mark.parametrize("name", ["studies", "study"])
+def test_a_page_is_shown_though_the_store_never_rests(storage: str, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    make(storage, [{"latency_ms": 8.0}])
+    marks = itertools.count()
+    monkeypatch.setattr("dashboard.visit._mark", lambda *_: next(marks))
+    assert "8 ms" in html(drawn(name, study="a"))
+    assert next(marks) == 1  # looked at once, for what was drawn
 
 
 def test_archived_studies_are_left_out_until_asked_for(storage: str) -> None:

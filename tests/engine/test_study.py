@@ -172,6 +172,16 @@ def test_two_studies_on_one_store_never_hand_out_the_same(url: str) -> None:
     assert first.trials == second.trials
 
 
+def test_a_budget_below_the_baselines_ends_an_ask_among_others(url: str) -> None:
+    baselines = {f"tile {tile}": {"tile": tile, "threads": 1} for tile in (8, 32, 64)}
+    first = Study.create(space(), storage=url, strategy="random", baselines=baselines)
+    other = Study.load("study", url)
+    assert len([*first.ask(1, up_to=2), *other.ask(5, up_to=2)]) == 2
+    for study in (first, other):
+        with pytest.raises(SpaceExhaustedError, match="the budget of 2 trials is spent"):
+            study.ask(5, up_to=2)
+
+
 def test_an_ask_goes_on_where_others_are_quicker_and_draws_from_more_and_more(url: str) -> None:
     wanted: list[int] = []
 
