@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from threading import Lock
 from typing import Any
 
@@ -18,6 +19,7 @@ from dashboard.live import Kept, known_views
 _CHART = {"displaylogo": False, "modeBarButtonsToRemove": ["lasso2d", "select2d"]}
 _TEXT = {"light": "#4b5563", "dark": "#c8cbd0"}
 _COLOURING = Lock()
+_PAINT_S = 0.4
 
 
 def draw(kept: Kept, kind: str, trial: int | None = None, **chosen: Any) -> None:
@@ -36,6 +38,10 @@ def draw(kept: Kept, kind: str, trial: int | None = None, **chosen: Any) -> None
 
 def show(figure: go.Figure, key: str, described: str) -> None:
     """A picture as it is, but for its text, which stands out from the page that the visitor sees."""
+    if not st.session_state.get("painted"):
+        # A browser that loads Plotly does nothing else for two seconds: what it was sent before shall be seen by then.
+        time.sleep(_PAINT_S)
+        st.session_state["painted"] = True
     text = _TEXT.get(st.context.theme.type or "")
     # Visitors with another theme are shown the same figure.
     with _COLOURING:

@@ -50,7 +50,7 @@ class Visit:
 
     def chosen_study(self) -> live.Kept | None:
         """The study that the address names, with its trials; None where there is none, and the page waits for one."""
-        studies = {s.study.name: s.study for s in self.store.studies()}
+        studies = {study.name: study for study in self.store.records()}
         name = self.chosen(list(studies))
         if name is None:
             self.follow()

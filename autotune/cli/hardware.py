@@ -166,7 +166,7 @@ def _storage(url: str) -> str:
     if file is not None and not file.exists():
         return f"{url} is new and will be made by the first search"
     store = Store(url, read_only=True)
-    count = len(store.studies())
+    count = len(store.records())
     store.close()
     return f"{url}: {count} studies"
 

@@ -44,7 +44,7 @@ def named_study(store: Store, name: str | None) -> StudyRecord:
     """
     if name is not None:
         return store.load_study(name)
-    found = [summary.study for summary in store.studies()]
+    found = store.records()
     names = [study.name for study in found if study.archived_at is None] or [study.name for study in found]
     if len(names) != 1:
         raise UsageError(

@@ -73,7 +73,7 @@ class LiveStorage(BaseStorage):  # type: ignore[misc]
 
     def get_all_studies(self) -> list[FrozenStudy]:
         """Every study, the oldest first."""
-        return [_frozen(summary.study) for summary in reversed(self._store.studies())]
+        return [_frozen(study) for study in reversed(self._store.records())]
 
     def get_study_id_from_name(self, study_name: str) -> int:
         """See Optuna."""
@@ -111,8 +111,8 @@ class LiveStorage(BaseStorage):  # type: ignore[misc]
         """See Optuna."""
         with self._turn:
             if trial_id not in self._study_of:
-                for summary in self._store.studies():
-                    self._read(summary.study.id)
+                for study in self._store.records():
+                    self._read(study.id)
             trials = self.get_all_trials(self._study_of[trial_id]) if trial_id in self._study_of else []
         for trial in trials:
             if trial._trial_id == trial_id:
@@ -186,9 +186,9 @@ class LiveStorage(BaseStorage):  # type: ignore[misc]
         raise UsageError(f"{self._store.url} is shown through Optuna for reading only; write to it through autotune")
 
     def _record(self, study_id: int) -> StudyRecord:
-        for summary in self._store.studies():
-            if summary.study.id == study_id:
-                return summary.study
+        for study in self._store.records():
+            if study.id == study_id:
+                return study
         raise KeyError(study_id)
 
     def _read(self, study_id: int) -> _Known:

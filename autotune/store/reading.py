@@ -54,6 +54,11 @@ class Reading(Database):
             )
         return study
 
+    def records(self) -> list[StudyRecord]:
+        """Every study, newest first, archived ones too; without a look at their trials."""
+        with self._read() as connection:
+            return [study_record(row) for row in connection.execute(m.studies.select().order_by(m.studies.c.id.desc()))]
+
     def studies(self) -> list[StudySummary]:
         """Every study, newest first, archived ones too, with the trials that count by state, and their failures by kind."""
         with self._read() as connection:

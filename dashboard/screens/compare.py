@@ -18,7 +18,7 @@ _MOST = 8
 def show(visit: Visit) -> None:
     """Draw the comparison."""
     st.title("Compare", anchor=False)
-    studies = {s.study.name: s.study for s in visit.store.studies()}
+    studies = {study.name: study for study in visit.store.records()}
     if not studies:
         visit.chosen([])
         visit.follow()
