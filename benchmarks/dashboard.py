@@ -5,14 +5,15 @@
 
 `paint`: in a real browser with nothing cached, how long a study's page takes from the address to the headline numbers and to
 the drawn history, how long after a new trial is stored the page shows it when it is asked to refresh, and how long until it
-shows it by itself; beside optuna-dashboard on the same study, exported, until it names the study and until it has drawn it.
+shows it by itself; beside optuna-dashboard on the same study, exported, until its history is drawn.
 `writers`: workers that each evaluate for half a second and write to one study, by turns with and without browsers that keep
-its pages open; what matters is the ratio within a round.
+its pages open; what matters is the ratio of a turn with pages to those before and after it.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
@@ -184,7 +185,8 @@ def paint(trials: int, repeats: int, folder: Path) -> dict[str, Any]:
                 found[name].append(time.perf_counter() - began)
             page.close()
         found["pictures_s"] = _pictures(browser, target)
-    return found | _beside(study, repeats, folder)
+    found["optuna_dashboard_picture_s"] = _beside(study, repeats, folder)
+    return found
 
 
 def _pictures(browser: Browser, target: str) -> dict[str, float]:
@@ -202,24 +204,22 @@ def _pictures(browser: Browser, target: str) -> dict[str, float]:
     return taken
 
 
-def _beside(study: Study, repeats: int, folder: Path) -> dict[str, list[float]]:
-    """optuna-dashboard's page of the same study, exported: until it names the study, and until its history is drawn."""
+def _beside(study: Study, repeats: int, folder: Path) -> list[float]:
+    """optuna-dashboard's page of the same study, exported: until its history is drawn."""
     from autotune.integrations.optuna_export import export_study  # noqa: PLC0415
 
     url = f"sqlite:///{folder / 'optuna.db'}"
     export_study(study, url)
-    named, drawn = [], []
+    drawn = []
     with chromium() as browser, optuna_dashboard(url) as address:
         for _ in range(repeats):
             page = browser.new_page()
             began = time.perf_counter()
             page.goto(f"{address}dashboard/studies/1")
-            page.get_by_text(STUDY).first.wait_for(timeout=_LIMIT_MS)
-            named.append(time.perf_counter() - began)
             _drawn(page)
             drawn.append(time.perf_counter() - began)
             page.close()
-    return {"optuna_dashboard_paint_s": named, "optuna_dashboard_picture_s": drawn}
+    return drawn
 
 
 # ---------------------------------------------------------------------------------------------------------- writers
@@ -265,11 +265,14 @@ def writers(url: str, workers: int, seconds: float, rounds: int, trials: int) ->
                 for page in pages:
                     page.close()
                 time.sleep(2)
+            alone.append(_rate(count, seconds))
     finally:
         stop.set()
         for process in processes:
             process.join(30)
-    ratios = [with_pages / without for with_pages, without in zip(watched, alone, strict=True)]
+    # Proposals take longer the more trials there are, so that a turn is compared with those before and after it.
+    without = [(before + after) / 2 for before, after in itertools.pairwise(alone)]
+    ratios = [with_pages / expected for with_pages, expected in zip(watched, without, strict=True)]
     return {
         "alone_per_s": alone,
         "watched_per_s": watched,

@@ -87,6 +87,8 @@ class Mirror:
         # Of a history: revisions of what completed, in order, and the worst loss by objective up to each.
         self._worst: tuple[History | None, list[int], list[tuple[float, ...]]] = (None, [], [])
         self._told: list[tuple[str, bool]] = []  # by place: configuration's hash, and whether it is finished
+        self._last: TrialRecord | None = None  # of those that are settled
+        self._settled = 0  # so many trials from the first on are finished and told
 
     def propose(self, history: History, n: int) -> list[Config]:
         """Up to `n` feasible configurations that are not in the history."""
@@ -155,21 +157,26 @@ class Mirror:
             # A model of failures costs as much as one of the objective, so there is none before the first failure.
             self._flagged = not self._flagged
             self._reset()
-        for number, trial in enumerate(history.counted):
-            if number < len(self._told):
-                told, finished = self._told[number]
-                if told not in ("", trial.config_hash) or (finished and not _is_finished(trial)):
-                    self._reset()
-                    break
-        for number, trial in enumerate(history.counted):
+        counted = history.counted
+        if len(counted) < self._settled or (self._settled and counted[self._settled - 1] is not self._last):
+            self._settled = 0  # another reading of the study, which is compared trial by trial
+        for number in range(self._settled, min(len(counted), len(self._told))):
+            told, finished = self._told[number]
+            if told not in ("", counted[number].config_hash) or (finished and not _is_finished(counted[number])):
+                self._reset()
+                break
+        for number, trial in enumerate(counted[self._settled :], self._settled):
             if self._remembers and number >= len(self._told) and trial.proposer == self._name:
                 # So that the sampler notes what it noted the first time, knowing what it knew then.
-                for before, earlier in enumerate(history.counted[:number]):
+                for before, earlier in enumerate(counted[:number]):
                     if _is_finished(earlier) and _known_at(earlier, trial):
                         self._tell(before, earlier, history)
                 self._draw(number, 0)
-        for number, trial in enumerate(history.counted):
+        for number, trial in enumerate(counted[self._settled :], self._settled):
             self._tell(number, trial, history)
+        while self._settled < len(counted) and self._told[self._settled][1]:
+            self._last = counted[self._settled]
+            self._settled += 1
 
     def _tell(self, number: int, trial: TrialRecord, history: History) -> None:
         if number < len(self._told) and self._told[number][1]:
