@@ -19,7 +19,7 @@ from dashboard.settings import Settings
 STUDY = "study"  # of addresses: ?study=NAME
 TRIAL = "trial"
 _LOOK_S = 2.0  # how often a page asks whether anything changed
-_REST = 6.0  # times as long as a drawing took, at least, passes between two of them
+_REST = 20.0  # times as long as a drawing took, at least, passes between two of them: workers may need the machine
 
 
 @dataclass(frozen=True)
