@@ -41,9 +41,7 @@ if TYPE_CHECKING:
 
 IN_MEMORY = "sqlite://"
 LEASE_S = 600.0
-_SPREAD = (
-    32  # proposals of which one is taken by chance, at most, where other workers keep being quicker with the first
-)
+_SPREAD = 32  # proposals, at most, of which one is taken by chance where other workers keep being quicker
 
 
 class Study(Plotting):

@@ -24,9 +24,8 @@ from autotune.store.workers import OWNER_VARIABLE
 FOLDER = "AUTOTUNE_STATE_DIR"
 _TAIL = 16_384  # bytes of a log that a page shows
 _POLL_S = 0.1
-_children: dict[
-    str, subprocess.Popen[bytes]
-] = {}  # of this server, by log; asking one how it ended also ends its entry in the system
+# Of this server, by log. Asking one how it ended is also what takes it off the system's list.
+_children: dict[str, subprocess.Popen[bytes]] = {}
 _SAME_S = 2.0  # two clocks' readings of when a process began may differ by so much
 
 
