@@ -15,7 +15,7 @@ HEAVY = {"scipy", "numba", "torch", "botorch", "gpytorch", "optuna", "pandas", "
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("-c", "import autotune"),
+        ("-c", "import autotune; autotune.search, autotune.Study, autotune.Store"),
         ("-m", "autotune", "--help"),
         ("-m", "autotune", "search", "--help"),
     ],
