@@ -43,11 +43,7 @@ def stop(visit: Visit, study: StudyRecord) -> None:
 
 def has_begun(visit: Visit, worker: Worker) -> bool:
     """Whether a search has begun on a worker's study since that was started."""
-    with closing(Store(visit.settings.storage, read_only=True)) as store:
-        study = store.find_study(worker.study)
-    if study is None or study.updated_at is None:
-        return False
-    return study.state == "running" and study.updated_at.timestamp() > worker.asked
+    return _begun(visit, worker) is not None
 
 
 def stop_worker(visit: Visit, worker: Worker) -> None:
@@ -55,8 +51,16 @@ def stop_worker(visit: Visit, worker: Worker) -> None:
 
     Before that it would take the request for one to an earlier search, and there is nothing yet that ending it could lose.
     """
-    if has_begun(visit, worker):
-        with closing(Store(visit.settings.storage)) as store:
-            store.request_stop(store.load_study(worker.study).id, visitor(visit))
+    study = _begun(visit, worker)
+    if study is not None:
+        stop(visit, study)
     elif (process := worker.process) is not None:
         process.terminate()
+
+
+def _begun(visit: Visit, worker: Worker) -> StudyRecord | None:
+    with closing(Store(visit.settings.storage, read_only=True)) as store:
+        study = store.find_study(worker.study)
+    if study is None or study.updated_at is None or study.state != "running":
+        return None
+    return study if study.updated_at.timestamp() > worker.asked else None

@@ -194,7 +194,7 @@ class Prediction:
 
     def __init__(self, job: Job, reference: Callable[[], Reference], rule: Rule | None = None) -> None:
         self.job = job
-        self._reference = reference
+        self._reference = lru_cache(maxsize=None)(lambda: _unless_failed(reference))
         self._sensitivity = 1.0
         self._rule = rule or Rule()
         self._base = {**asdict(Settings()), **job.given}
@@ -226,9 +226,8 @@ class Prediction:
     def _some(self, configs: Sequence[Config]) -> Floats:
         """Of configurations, ``(n, metrics)``."""
         found = np.full((len(configs), len(METRICS)), np.nan)
-        try:
-            reference = self._reference()
-        except Failure:
+        reference = self._reference()
+        if reference is None:
             return found
         places: list[int] = []
         ways: list[tuple[_Way, _Way]] = []
@@ -429,6 +428,14 @@ class Prediction:
         compressor = make_compressor(Settings(compressor=name, clusters=clusters), tensors, scaled=scaled)
         nodes = _BITS if name in _QUANTISERS else _NODES if compressor.rated else np.ones(1)
         return _Encoded(lambda keep: _message(vector, compressor.compress(vector[None], _ratio(keep), seeds)), nodes)
+
+
+def _unless_failed(reference: Callable[[], Reference]) -> Reference | None:
+    """None where training diverges; a failure that is thrown again would be trained again at every prediction."""
+    try:
+        return reference()
+    except Failure:
+        return None
 
 
 def _ratio(keep: float) -> torch.Tensor:

@@ -16,6 +16,7 @@ from autotune.strategies.fixed_point import solve
 from evaluators.federated.job import Job
 from evaluators.federated.methods import make_method
 from evaluators.federated.prediction import METRICS, Prediction, Rule
+from evaluators.federated.reference import Reference
 from evaluators.federated.settings import Settings
 from evaluators.federated.starts import ASSUMED
 from evaluators.federated.trained import Trained
@@ -181,8 +182,17 @@ def test_accuracy_is_that_of_the_plain_run_as_far_on_its_way(trained: Trained) -
 
 def test_where_plain_training_diverges_nothing_is_told(job: Job) -> None:
     wild = Trained(replace(job, plain=replace(job.plain, learning_rate=1e3)))
-    told = Prediction(wild.job, lambda: wild.reference).predict([{**_PLAIN}])
-    assert np.isnan(told["traffic_mib"]).all()
+    asked: list[None] = []
+
+    def reference() -> Reference:
+        asked.append(None)
+        return wild.reference
+
+    prediction = Prediction(wild.job, reference)
+    for sensitivity in (1.0, 2.0):
+        told = prediction.with_sensitivity(sensitivity).predict([{**_PLAIN}])
+        assert np.isnan(told["traffic_mib"]).all()
+    assert len(asked) == 1  # it is not trained over and over again
 
 
 def test_training_longer_than_was_counted_goes_on_at_the_same_pace(job: Job, prediction: Prediction) -> None:
