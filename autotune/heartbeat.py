@@ -6,8 +6,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from autotune.dispatch import LEASE_S
 from autotune.errors import LeaseLostError, StoreError
-from autotune.study import LEASE_S, Study
+from autotune.study import Study
 from autotune.trial import Trial
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from autotune.space import Config
 from autotune.store import Proposal, TrialRecord, TrialState
@@ -14,6 +14,7 @@ class KnownTrials:
     Args:
         worker: this process, as the store names it.
         first: by hash, what is proposed before the strategy is asked: a label and a configuration each.
+        changes: the trials as they are now that have changed since a revision of the study.
 
     Attributes:
         first: those of which no trial has turned up yet.
@@ -21,11 +22,17 @@ class KnownTrials:
         revision: of the study, up to which nothing is missing here.
     """
 
-    def __init__(self, worker: str, first: Mapping[str, tuple[str, Config]]) -> None:
+    def __init__(
+        self,
+        worker: str,
+        first: Mapping[str, tuple[str, Config]],
+        changes: Callable[[int], Sequence[TrialRecord]],
+    ) -> None:
         self.first = dict(first)
         self.open: set[int] = set()
         self.revision = 0
         self._worker = worker
+        self._changes = changes
         self._trials: list[TrialRecord] = []
         self._hashes: set[tuple[str, str | None]] = set()  # of configurations, each with a fidelity
         self._cheaper: set[int] = set()  # numbers
@@ -63,9 +70,9 @@ class KnownTrials:
             if record.revision == self.revision + 1:
                 self.revision = record.revision
 
-    def read(self, changed: Sequence[TrialRecord]) -> None:
-        """All that has changed since `revision`."""
-        for record in changed:
+    def refresh(self) -> None:
+        """Read all that has changed since `revision`."""
+        for record in self._changes(self.revision):
             self._set(record)
             self.revision = max(self.revision, record.revision)
 

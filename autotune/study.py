@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
@@ -11,23 +9,21 @@ from typing import TYPE_CHECKING, Any, overload
 from autotune.checks import instance, mapping, whole
 from autotune.clock import Clock
 from autotune.definition import Definition
+from autotune.dispatch import LEASE_S, Dispatcher
 from autotune.equipment import PREDICTOR, Equipment
-from autotune.errors import SpaceExhaustedError, UsageError
+from autotune.errors import UsageError
 from autotune.known_trials import KnownTrials
 from autotune.measurement import Failure, Measurement
 from autotune.notebook import study_html, study_text
 from autotune.objective import Objective, OutcomeConstraint
 from autotune.plots.methods import Plotting
-from autotune.predictors.agreement import PREDICTED, foretold
 from autotune.pruning.referee import Referee
 from autotune.reports import Pruned
 from autotune.space import Config, SearchSpace
-from autotune.stopping import TrialBudget
-from autotune.store import Profile, Proposal, Store, StudyRecord, TrialRecord
+from autotune.store import Profile, Store, StudyRecord, TrialRecord
 from autotune.store.records import DEFAULT_LABEL
-from autotune.store.rows import digest
 from autotune.store.workers import worker_name
-from autotune.strategies import STRATEGIES, History, Strategy, Suggestion, resolve
+from autotune.strategies import STRATEGIES, History, Strategy, resolve
 from autotune.transfer import read, stored_space
 from autotune.trial import Trial
 
@@ -40,8 +36,6 @@ if TYPE_CHECKING:
     from autotune.transfer import TransferFrom
 
 IN_MEMORY = "sqlite://"
-LEASE_S = 600.0
-_SPREAD = 32  # proposals, at most, of which one is taken by chance where other workers keep being quicker
 
 
 class Study(Plotting):
@@ -66,12 +60,6 @@ class Study(Plotting):
         self.seed = record.seed
         self.record = record
         self._store_clock = Clock()
-        self.suggest_s = 0.0
-        self._worker = worker_name()
-        # Whether nobody else writes, as far as is known: then what was read last needs no reading again.
-        self._alone = True
-        self._chance = random.Random()  # what workers draw apart from each other
-        self._environment: int | None = None
         self._task = equipment.task(
             self.space,
             goals,
@@ -81,16 +69,25 @@ class Study(Plotting):
             record.fidelities,
             record.options.get("costs", {}),
         )
-        self._strategy = strategy(self._task) if strategy is not None else None
         first: dict[str, tuple[str, Config]] = {}
         for label, config in {DEFAULT_LABEL: default, **self._named}.items():
             first.setdefault(self.space.config_hash(config), (label, dict(config)))
-        self._known = KnownTrials(self._worker, first)
+        worker = worker_name()
+        self._known = KnownTrials(worker, first, self._changes)
+        self._dispatcher: Dispatcher | None = None  # of a study to look at
+        if strategy is not None:
+            chosen = strategy(self._task)
+            self._dispatcher = Dispatcher(store, record.id, self._task, chosen, self._known, worker, self._store_clock)
 
     @property
     def store_s(self) -> float:
         """Seconds that this object spent reading and writing its store."""
         return self._store_clock.total
+
+    @property
+    def suggest_s(self) -> float:
+        """Seconds that this object's strategy and predictor spent on proposals."""
+        return 0.0 if self._dispatcher is None else self._dispatcher.suggest_s
 
     @property
     def _named(self) -> Mapping[str, Config]:
@@ -288,109 +285,11 @@ class Study(Plotting):
             SpaceExhaustedError: when every feasible configuration was proposed, the strategy has nothing left, or the
                 study holds as many trials as it may.
         """
-        if self._strategy is None:
+        if self._dispatcher is None:
             raise UsageError(f"study {self.name!r} was opened to look at; use Study.load to go on with it")
-        wanted = 1 if n is None else whole("n", n, 1)
-        budget = None if up_to is None else TrialBudget(up_to, several=bool(self._task.fidelities))
-        begun: list[Trial] = []
-        if self._alone and not self._known.open and (wanted == 1 or not self._known.first):
-            begun, _ = self._begin(wanted, budget)
-        if not begun:
-            self._sync()
-            begun = self._take_over(wanted)
-            begun += self._begin_among_others(wanted - len(begun), budget)
-        if not begun:
-            raise SpaceExhaustedError(self._why_nothing(budget))
-        return begun[0] if n is None else begun
-
-    def _begin_among_others(self, wanted: int, budget: TrialBudget | None) -> list[Trial]:
-        """As `_begin`, over again where others were quicker: each time somebody has begun a trial, so that this ends.
-
-        Workers that know the same trials are proposed the same. The more often one loses, the wider the choice of proposals
-        that it draws from: of 16 workers with evaluations of half a second, some would lose dozens of times in a row otherwise.
-        """
-        begun: list[Trial] = []
-        spread = 1
-        while True:
-            first = bool(self._known.first)  # the strategy is not asked before these are under way
-            more, raced = self._begin(wanted - len(begun), budget, spread)
-            begun += more
-            if len(begun) >= wanted or not (raced or (first and more)):
-                return begun
-            if raced:
-                self._sync()
-                spread = min(2 * spread, _SPREAD)
-
-    def _begin(self, wanted: int, budget: TrialBudget | None, spread: int = 1) -> tuple[list[Trial], bool]:
-        """Begin up to `wanted` trials of what is proposed; says also whether another worker was quicker with some.
-
-        Args:
-            spread: times as many proposals as are wanted, of which so many are taken by chance.
-        """
-        if budget is not None:
-            left = budget.trials - self._known.counted
-            wanted = min(wanted, left) if budget.cheaper is None or left <= 0 else wanted
-        if wanted <= 0 or self._strategy is None:
-            return [], False
-        started = time.perf_counter()
-        proposed = self._propose(self._strategy, wanted * spread)
-        if len(proposed) > wanted:
-            proposed = self._chance.sample(proposed, wanted)
-        predicted = foretold(self._task.predictor, [s.config for _, s in proposed])
-        spent = time.perf_counter() - started
-        self.suggest_s += spent
-        if not proposed:
-            return [], False
-        proposals = [
-            self._proposal(s, label, said, spent / len(proposed))
-            for (label, s), said in zip(proposed, predicted, strict=True)
-        ]
-        proposals = self._known.new(proposals)
-        if budget is not None and budget.cheaper is not None and self._known.cheaper >= budget.cheaper:
-            proposals = [p for p in proposals if p.fidelity is None]
-        if not proposals:
-            return [], False
-        with self._store_clock:
-            written = self.store.begin_trials(
-                self.record.id,
-                proposals,
-                worker_id=self._worker,
-                lease_s=LEASE_S,
-                environment_id=self._environment,
-                up_to=None if budget is None else budget.trials,
-                cheaper_up_to=None if budget is None else budget.cheaper,
-                allow_duplicates=self._alone,  # what is known here is all that there is, and the store need not look
-                expect=self._known.revision if self._alone else None,
-            )
-        if written is None:
-            self._alone = False
-            return [], True
-        begun = [record for record in written if record is not None]
-        for record in begun:
-            self._known.wrote(record)
-        return [self._trial(record) for record in begun], None in written
-
-    def _take_over(self, wanted: int) -> list[Trial]:
-        taken: list[Trial] = []
-        while len(taken) < wanted and self._known.open:
-            with self._store_clock:
-                record = self.store.take_over(
-                    self.record.id, worker_id=self._worker, lease_s=LEASE_S, environment_id=self._environment
-                )
-            self._sync()  # it may have closed other trials too
-            if record is None:
-                break
-            taken.append(self._trial(record))
-        return taken
-
-    def _why_nothing(self, budget: TrialBudget | None) -> str:
-        spent = None if budget is None else budget.reason(self._known.counted, self._known.cheaper)
-        if spent is not None:
-            return spent
-        size = self.space.size
-        among = f" of {size} feasible configurations" if size is not None else ""
-        apart = f" and {self._known.cheaper} cheaper ones" if self._known.cheaper else ""
-        return f"nothing left to propose after {self._known.counted} trials{among}{apart}"
+        begun = self._dispatcher.begin(1 if n is None else whole("n", n, 1), up_to)
+        trials = [Trial(record, self.seed) for record in begun]
+        return trials[0] if n is None else trials
 
     def tell(
         self,
@@ -468,14 +367,16 @@ class Study(Plotting):
 
     def set_environment(self, fingerprint: str, details: Mapping[str, Any]) -> None:
         """State the machine on which the following trials are measured."""
-        self._environment = self.store.save_environment(fingerprint, details)
+        saved = self.store.save_environment(fingerprint, details)
+        if self._dispatcher is not None:
+            self._dispatcher.environment_id = saved
 
     # ------------------------------------------------------------------ results
 
     @property
     def trials(self) -> tuple[TrialRecord, ...]:
         """Every trial, by number, as the store has it now."""
-        self._sync()
+        self._known.refresh()
         return self._known.all
 
     @property
@@ -547,34 +448,6 @@ class Study(Plotting):
         """What a notebook shows."""
         return study_html(self)
 
-    # ---------------------------------------------------------------- internals
-
-    def _propose(self, strategy: Strategy, n: int) -> Sequence[tuple[str | None, Suggestion]]:
-        if self._known.first:
-            return [(label, Suggestion(dict(config), label)) for label, config in self._known.first.values()][:n]
-        return [(None, s) for s in strategy.propose(History(self._task, self._known.all), n)]
-
-    def _proposal(
-        self, suggestion: Suggestion, label: str | None, predicted: Mapping[str, float], suggest_s: float
-    ) -> Proposal:
-        config = self.space.validate(suggestion.config)
-        text = self.space.canonical_json(config)
-        return Proposal(
-            config=config,
-            config_json=text,
-            config_hash=digest(text),
-            proposer=suggestion.proposer,
-            label=label,
-            fidelity=self._task.cheaper(suggestion.fidelity),
-            suggest_s=suggest_s,
-            notes={**suggestion.notes, PREDICTED: predicted} if predicted else suggestion.notes,
-            replicate=suggestion.replicate,
-        )
-
-    def _trial(self, record: TrialRecord) -> Trial:
-        return Trial(record, self.seed)
-
-    def _sync(self) -> None:
+    def _changes(self, since: int) -> Sequence[TrialRecord]:
         with self._store_clock:
-            changed = self.store.trials(self.record.id, since=self._known.revision)
-        self._known.read(changed)
+            return self.store.trials(self.record.id, since=since)

@@ -164,7 +164,7 @@ def test_batches_keep_to_the_bounds(alone: bool) -> None:
     assert [t.fidelity for t in study.ask(4, up_to=1)] == [None]
     with pytest.raises(SpaceExhaustedError, match="the budget of 1 trials is spent"):
         study.ask(up_to=1)
-    study._alone = alone
+    study._dispatcher.alone = alone
     assert len(study.ask(40, up_to=2)) == 2 * CHEAPER_PER_TRIAL
     assert Counter(t.fidelity for t in study.trials) == {None: 1, "short": 2 * CHEAPER_PER_TRIAL}
     with pytest.raises(SpaceExhaustedError, match="the budget of 20 cheaper trials"):

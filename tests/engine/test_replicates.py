@@ -193,7 +193,7 @@ def test_a_batch_may_hold_several_replicates_but_nothing_else_twice() -> None:
         study = Study.create(space(), storage=store, strategy=type("Batch", (Batch,), {"again": again}))
         tell_all(study, [1.0])
         if others:  # then what is known here is not all that there is
-            study._alone = False
+            study._dispatcher.alone = False
         assert len(study.ask(3)) == (3 if again else 1), (again, others)
 
 
