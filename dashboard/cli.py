@@ -150,6 +150,7 @@ def _command(host: str, port: int) -> list[str]:
         "server.port": str(port),
         "server.headless": "true",
         "server.fileWatcherType": "none",
+        "runner.postScriptGC": "false",  # going over all that is kept of large studies takes longer than most drawings
         "logger.level": "warning",
         "logger.hideWelcomeMessage": "true",  # it looks up this machine's address on the internet
         "browser.gatherUsageStats": "false",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 
 import typer
 
@@ -16,6 +17,9 @@ from autotune.cli import control, export, hardware, optuna_dashboard, plot, sear
 from autotune.cli.common import INTERRUPTED
 from autotune.domain import shadowing_folder
 from autotune.errors import AutotuneError, UsageError
+
+if TYPE_CHECKING:
+    import click
 
 COMMANDS_GROUP = "autotune.commands"
 COMPLETING = "_AUTOTUNE_COMPLETE"  # a shell asks by this variable what may follow
@@ -78,10 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     given = list(sys.argv[1:] if arguments is None else arguments)
     _open_streams()
     try:
-        app = make_app()
+        command = _command()
         if COMPLETING in os.environ:
-            _complete(app, given)
-        code = app(given, prog_name="autotune", standalone_mode=False, obj=given)
+            _complete(command, given)
+        code = command(given, prog_name="autotune", standalone_mode=False, obj=given)
         sys.stdout.flush()
     except _Misuse as error:
         sys.exit(_explain(error))
@@ -106,12 +110,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _complete(app: typer.Typer, given: Sequence[str]) -> NoReturn:
+@functools.cache
+def _command() -> click.Command:
+    return typer.main.get_command(make_app())
+
+
+def _complete(command: click.Command, given: Sequence[str]) -> NoReturn:
     """Answers the shell; the names of studies and the like come on top of what the parser knows itself."""
     from autotune.cli.completion import complete, mend  # noqa: PLC0415 - seldom needed
 
     asked_by_bash = os.environ[COMPLETING] == "complete_bash"
-    command = typer.main.get_command(app)
     complete(command)
     if not asked_by_bash or mend(os.environ):
         command(list(given), prog_name="autotune", obj=given)

@@ -172,7 +172,7 @@ class SearchSpace:
         return encoded
 
     def _loosely(self, config: Config) -> Rows:
-        row = self._system.default_codes()
+        row = self._system.default_codes.copy()
         for parameter in self.parameters:
             if parameter.name in config:
                 for place, value in zip(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -183,7 +184,7 @@ class System:
             fill: shape ``(d,)``.
         """
         rows = rows.copy()
-        fill = self.default_codes() if fill is None else fill
+        fill = self.default_codes if fill is None else fill
         for parameter in self.parameters:
             active = self.active(parameter.name, rows)
             for d in self.layout[parameter.name]:
@@ -203,6 +204,7 @@ class System:
             result[known] = np.broadcast_to(rule.mask(given), int(known.sum()))
         return result
 
+    @cached_property
     def default_codes(self) -> Rows:
         """The code of every dimension's default, whether active or not, shape ``(d,)``."""
         return np.array([d.code(d.parameter.default_at(d.index)) for d in self.dims], dtype=np.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sqlite3
@@ -263,6 +264,29 @@ def _lock(connection: sa.Connection) -> None:
 
 
 def _migrate(connection: sa.Connection) -> None:
+    if connection.dialect.name == "sqlite" and not sa.inspect(connection).get_table_names():
+        for statement in _sqlite_schema():
+            connection.exec_driver_sql(statement)
+    else:
+        _run_migrations(connection)
+
+
+@functools.cache
+def _sqlite_schema() -> tuple[str, ...]:
+    """What makes an empty SQLite database current: the migrations, run once in a process, as SQLite sums them up.
+
+    A program that makes many studies, each in a memory of its own, would spend more time on migrations than on searching.
+    """
+    engine = sa.create_engine("sqlite://", poolclass=StaticPool)
+    with engine.begin() as connection:
+        _run_migrations(connection)
+        made = connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY rowid").scalars()
+        statements = (*made, f"INSERT INTO alembic_version VALUES ('{HEAD_REVISION}')")
+    engine.dispose()
+    return statements
+
+
+def _run_migrations(connection: sa.Connection) -> None:
     from alembic import command  # noqa: PLC0415 - an up-to-date store should not pay for this import
     from alembic.config import Config  # noqa: PLC0415
 

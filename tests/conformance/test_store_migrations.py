@@ -48,6 +48,23 @@ def made_by(revision: str, url: str) -> None:
     made.dispose()
 
 
+@pytest.mark.parametrize("place", ["", "/{folder}/new.db"])
+def test_an_empty_sqlite_database_becomes_what_its_migrations_make(tmp_path: Path, place: str) -> None:
+    migrated = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with migrated.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+    new = Store(f"sqlite://{place.format(folder=tmp_path)}")
+    asked = ("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name", "SELECT * FROM alembic_version")
+    for question in asked:
+        with migrated.connect() as one, new._engine.connect() as other:
+            assert one.exec_driver_sql(question).all() == other.exec_driver_sql(question).all()
+    new.close()
+    migrated.dispose()
+
+
 @pytest.mark.parametrize("revision", ["0001", "0002"])
 def test_every_earlier_schema_leads_to_the_newest(url: str, revision: str) -> None:
     made_by(revision, url)

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from streamlit import config
+from streamlit.components.v2 import manifest_scanner
 
 from dashboard import settings, workers
+
+
+@pytest.fixture(scope="session", autouse=True)
+def scanned_once() -> Iterator[None]:
+    """Streamlit's harness reads the metadata of every installed package at every drawing, and its runtime goes over all
+    objects after it, which takes longer than the drawing."""
+    with pytest.MonkeyPatch.context() as patch:
+        scan = functools.cache(manifest_scanner.scan_component_manifests)
+        patch.setattr(manifest_scanner, "scan_component_manifests", scan)
+        config.set_option("runner.postScriptGC", False)  # as `autotune dashboard` sets it
+        yield
 
 
 @pytest.fixture

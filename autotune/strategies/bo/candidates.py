@@ -141,19 +141,21 @@ class OpenPool(Pool):
         self._sample = self._new(units, set())
         self._sampled = frozenset(row.tobytes() for row in self._sample.units)
         self._endless = np.array([d.n_values is None for d in space.dims])
+        # A step of a list must reach its next value, or nothing would change.
+        self._least = np.array([0.0 if d.n_values is None else 0.75 / max(d.n_values - 1, 1) for d in space.dims])
 
     def best(self, score: Score, count: int, taken: Floats, centres: Floats, rng: np.random.Generator) -> Candidates:
         used = {row.tobytes() for row in taken}
         near = [self.space.around(centre, _AROUND, rng) for centre in centres[:3]]
-        near += [self._children(centre, _AROUND, _SPREAD[i % len(_SPREAD)], rng) for i, centre in enumerate(centres)]
+        near.append(self._children(centres, _AROUND, [_SPREAD[i % len(_SPREAD)] for i in range(len(centres))], rng))
         seen = used | self._sampled
-        found = _joined([self._sample, self._new(np.concatenate([*near, centres[:0]]), seen)])
+        found = _joined([self._sample, self._new(np.concatenate(near), seen)])
         scores = _without(score(found), found, used)
         for spread in _SPREAD[:_ROUNDS]:
             kept = np.argsort(-scores, kind="stable")[: max(count, _BEAM)]
             seen |= {found.units[i].tobytes() for i in kept}
-            rows = [self._children(found.units[i], _CHILDREN, spread, rng) for i in kept[:_BEAM]]
-            fresh = self._new(np.concatenate(rows), seen)
+            beam = found.units[kept[:_BEAM]]
+            fresh = self._new(self._children(beam, _CHILDREN, [spread] * len(beam), rng), seen)
             found = _joined([found.take(kept), fresh])
             scores = np.concatenate([scores[kept], score(fresh) if len(fresh) else np.zeros(0)])
         order = np.argsort(-scores, kind="stable")[:count]
@@ -177,18 +179,20 @@ class OpenPool(Pool):
         units = units[keep]
         return Candidates(units, self.points(units))
 
-    def _children(self, centre: Floats, count: int, spread: float, rng: np.random.Generator) -> Floats:
-        """Feasible rows near a centre: a few dimensions moved at once, one more often than many."""
-        d = len(centre)
-        changed = rng.random((count, d)) < np.minimum(1.0, rng.choice([1.0, 2.0, 4.0, d], (count, 1)) / d)
-        changed[np.arange(count), rng.integers(d, size=count)] = True
-        # A step of a list must reach its next value, or nothing would change.
-        least = np.array([0.0 if dim.n_values is None else 0.75 / max(dim.n_values - 1, 1) for dim in self.space.dims])
-        steps = rng.normal(size=(count, d)) * np.maximum(spread, least)
-        leaps = (rng.random((count, d)) < 0.15) & ~self._endless
-        base = np.where(np.isnan(centre), rng.random((count, d)), centre)
-        moved = np.where(changed, np.where(leaps, rng.random((count, d)), np.clip(base + steps, 0.0, 1.0)), base)
-        rows, feasible = self.space.snap(moved)
+    def _children(self, centres: Floats, count: int, spreads: Sequence[float], rng: np.random.Generator) -> Floats:
+        """Feasible rows near centres of shape ``(n, d)``, `count` drawn for each: a few dimensions moved at once, one more
+        often than many."""
+        d = centres.shape[1]
+        moved = []
+        for centre, spread in zip(centres, spreads, strict=True):
+            changed = rng.random((count, d)) < np.minimum(1.0, rng.choice([1.0, 2.0, 4.0, d], (count, 1)) / d)
+            changed[np.arange(count), rng.integers(d, size=count)] = True
+            steps = rng.normal(size=(count, d)) * np.maximum(spread, self._least)
+            leaps = (rng.random((count, d)) < 0.15) & ~self._endless
+            base = np.where(np.isnan(centre), rng.random((count, d)), centre)
+            moved.append(np.where(changed, np.where(leaps, rng.random((count, d)), np.clip(base + steps, 0.0, 1.0)), base))
+        # All at once, as it takes about as long for many rows as for one.
+        rows, feasible = self.space.snap(np.concatenate([*moved, centres[:0]]))
         return rows[feasible]
 
 
