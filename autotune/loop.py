@@ -377,8 +377,11 @@ def _outcome(
             found: Measurement | Failure | Pruned = runner.run(evaluate, trial.config, trial.seed, report=reporter)
         except (Failure, Pruned) as ended:
             found = ended
+    if reporter.stopped is None:
+        return found
     # One that was told to stop has not measured all that it would have, whatever it returned.
-    return reporter.stopped or found
+    reporter.stopped.log = found.log
+    return reporter.stopped
 
 
 def _progress(study: Study, trial: TrialRecord, budget: int | None, elapsed: float, first: int) -> Progress:

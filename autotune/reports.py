@@ -38,10 +38,12 @@ class Pruned(BaseException):
     Args:
         reason: one sentence for the person who reads the study.
         facts: what the trial had reported by then, stored as its note `pruned`; made by the study where it is empty.
+        log: what the evaluation printed.
     """
 
-    def __init__(self, reason: str = "", facts: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, reason: str = "", facts: Mapping[str, Any] | None = None, log: str | None = None) -> None:
         self.reason = reason
+        self.log = log
         self.facts = dict(facts or {})
         super().__init__(reason)
 

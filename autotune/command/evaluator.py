@@ -24,7 +24,7 @@ from autotune.command.template import Template
 from autotune.errors import UsageError
 from autotune.execution.process import Limits, SessionProcess, last_line
 from autotune.measurement import Failure, FailureKind, Measurement, Metric
-from autotune.reports import Report
+from autotune.reports import Pruned, Report
 
 # Metrics are searched in the end of the output only, so that a command that prints without end costs no memory.
 _KEEP_BYTES = 4 << 20
@@ -89,10 +89,11 @@ class CommandEvaluator:
                     process.supervise(process.exits_within, self._limits)
                 else:
                     self._follow(process, report)
-            except Failure as failure:
+            except (Failure, Pruned) as ended:
                 process.end()
-                failure.add_note((process.stderr.text() or process.stdout.text())[-4096:])
-                failure.log = process.log()
+                if isinstance(ended, Failure):
+                    ended.add_note((process.stderr.text() or process.stdout.text())[-4096:])
+                ended.log = process.log()
                 raise
             finally:
                 code = process.end()

@@ -161,7 +161,7 @@ class Isolated:
             reply.log = joined_logs(printed, reply.log)
             raise reply
         if isinstance(reply, child.Ended):
-            raise Pruned(reply.reason)
+            raise Pruned(reply.reason, log=printed)
         if isinstance(reply, child.Misuse):
             raise UsageError(reply.message)
         assert isinstance(reply, Measurement)

@@ -44,7 +44,7 @@ class Referee:
 
     def told(self, trial: TrialRecord, outcome: Pruned) -> Pruned:
         """The same with what the trial had reported, where it does not say so."""
-        return outcome if outcome.facts else Pruned(outcome.reason, self.facts(self._stored(trial)))
+        return outcome if outcome.facts else Pruned(outcome.reason, self.facts(self._stored(trial)), outcome.log)
 
     def facts(self, curve: Curve) -> dict[str, Any]:
         """What is kept of a curve with its trial (`autotune.store.records.PRUNED_NOTE`)."""

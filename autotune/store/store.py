@@ -344,7 +344,6 @@ class Store(Reading):
         values["notes"] = dumps(notes) if notes else None
         samples = sample_rows(trial.id, metrics)
         artifacts = artifact_rows(trial.id, outcome.artifacts) if isinstance(outcome, Measurement) else []
-        log = None if isinstance(outcome, Pruned) else outcome.log
         with self._write() as connection:
             _, values["revision"] = self._advance(connection, study_id, now)
             self._swap(connection, q.FINISH, trial, values)
@@ -355,8 +354,8 @@ class Store(Reading):
             if trial.attempt > 1:  # an attempt before may have left some
                 connection.execute(q.FORGET_LOG, {"this_trial": trial.id})
                 connection.execute(q.FORGET_ARTIFACTS, {"this_trial": trial.id})
-            if log:
-                connection.execute(q.INSERT_LOG, {"trial_id": trial.id, "text": log_tail(clean(log) or "")})
+            if outcome.log:
+                connection.execute(q.INSERT_LOG, {"trial_id": trial.id, "text": log_tail(clean(outcome.log) or "")})
             if artifacts:
                 connection.execute(q.INSERT_ARTIFACTS, artifacts)
         return finished_record(trial, values, metrics)

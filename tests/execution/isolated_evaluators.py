@@ -108,6 +108,16 @@ def climb(config: Config, report: Report) -> dict[str, float]:
     return {"y": float(config["steps"])}
 
 
+def climb_aloud(config: Config, report: Report) -> dict[str, float]:
+    """As `climb`, and prints every value before it is reported."""
+
+    def told(step: int, **values: float) -> None:
+        print(values["y"])
+        report(step, **values)
+
+    return climb(config, told)
+
+
 def stubborn(config: Config, report: Report) -> float:
     """Overlooks the signal, and goes on for ever."""
     step = 0

@@ -74,6 +74,17 @@ def test_an_answer_ends_the_evaluation_at_that_report_and_the_process_is_used_ag
     assert pid() == pid()
 
 
+def test_a_trial_that_is_ended_early_keeps_what_it_printed(isolated: Isolated) -> None:
+    result = autotune.search(
+        SearchSpace([Int("steps", 1, 9, default=1)]), evaluators.climb_aloud, "y", trials=2, runner=isolated, pruner="bound",
+        pruner_options={"accumulating": "y"}, strategy="random",
+    )  # fmt: skip
+    default, other = result.study.trials
+    assert (default.state, other.state) == (TrialState.COMPLETED, TrialState.PRUNED)
+    assert result.study.store.log(default.id) == "0.0\n"
+    assert result.study.store.log(other.id) == "0.0\n1.0\n"
+
+
 def test_reports_are_of_the_first_counted_run_and_without_a_listener_they_are_ignored(runner: Runner) -> None:
     heard = Heard()
     several = InProcess(["y"], Protocol(1, 3, 3, None))
@@ -185,3 +196,5 @@ def test_a_command_is_ended_when_its_trial_is(tmp_path: Path) -> None:
     default, other = result.study.trials
     assert (default.state, other.state) == (TrialState.COMPLETED, TrialState.PRUNED)
     assert other.reported_at_least["y"] == max(20.0, other.config["x"])
+    log = result.study.store.log(other.id)
+    assert log is not None and log.startswith(f'{{"step": 0, "y": {other.config["x"]}}}\n')
