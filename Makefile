@@ -10,9 +10,11 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP)
 	$(BIN)/autotune search moe-cache --trials 60 --seed 0 --storage $(STORAGE) --study demo
 
+# Tests start hundreds of processes of Python, which should not compile everything anew, even where nothing is to be kept.
+test: export PYTHONDONTWRITEBYTECODE =
 test: $(STAMP)
 	sh .ci/system-packages.sh
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadgroup $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

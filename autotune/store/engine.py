@@ -280,7 +280,8 @@ def _sqlite_schema() -> tuple[str, ...]:
     engine = sa.create_engine("sqlite://", poolclass=StaticPool)
     with engine.begin() as connection:
         _run_migrations(connection)
-        made = connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY rowid").scalars()
+        asked = "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY rowid"
+        made = connection.exec_driver_sql(asked).scalars()
         statements = (*made, f"INSERT INTO alembic_version VALUES ('{HEAD_REVISION}')")
     engine.dispose()
     return statements

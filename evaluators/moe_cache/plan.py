@@ -219,4 +219,4 @@ def _table(name: str, given: npt.ArrayLike, n_layers: int) -> Floats:
         )
     if not (np.isfinite(table).all() and (table >= 0).all()):
         raise UsageError(f"{name} must hold times of 0 ms or more; it holds {table.min()}")
-    return np.ascontiguousarray(table)
+    return np.array(table, order="C")  # writable, as a read-only one would have every loop compiled once more

@@ -198,7 +198,8 @@ def layer_capacities(capacity: int | Sequence[int] | npt.NDArray[np.integer], n_
     if given.dtype.kind not in "iu" or given.shape not in ((), (n_layers,)) or given.min() < 0:
         raise UsageError(f"capacity={capacity!r} does not fit; give slots of 0 or more, one number or {n_layers}")
     slots = np.minimum(given.astype(np.int64), n_experts)
-    return np.ascontiguousarray(np.broadcast_to(slots, (n_layers,)))
+    # A copy of its own: of one layer the broadcast would stay read-only, for which every loop is compiled once more.
+    return np.array(np.broadcast_to(slots, (n_layers,)), order="C")
 
 
 def prepare(

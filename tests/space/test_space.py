@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from autotune.errors import UsageError
 from autotune.space import Bool, Categorical, Config, Constraint, Float, Int, Ordinal, SearchSpace
+from autotune.space.repair import squared_differences
 
 from .strategies import spaces
 
@@ -179,8 +180,10 @@ def test_repair_is_the_nearest_feasible_configuration(space: SearchSpace, data: 
     )
     repaired = space.repair(asked)
     assert space.contains(repaired)
-    best = min(space.distance(asked, c) for c in table)
-    assert space.distance(asked, repaired) == pytest.approx(best, abs=1e-9)
+    configs = list(table)
+    apart = squared_differences(space._system, space._matrix(configs), space._matrix([asked])).sum(axis=1)
+    assert math.sqrt(apart[0]) == pytest.approx(space.distance(asked, configs[0]), abs=1e-9)
+    assert space.distance(asked, repaired) == pytest.approx(math.sqrt(apart.min()), abs=1e-9)
     assert not space.contains(asked) or repaired == asked
 
 

@@ -190,7 +190,8 @@ class OpenPool(Pool):
             steps = rng.normal(size=(count, d)) * np.maximum(spread, self._least)
             leaps = (rng.random((count, d)) < 0.15) & ~self._endless
             base = np.where(np.isnan(centre), rng.random((count, d)), centre)
-            moved.append(np.where(changed, np.where(leaps, rng.random((count, d)), np.clip(base + steps, 0.0, 1.0)), base))
+            near = np.where(leaps, rng.random((count, d)), np.clip(base + steps, 0.0, 1.0))
+            moved.append(np.where(changed, near, base))
         # All at once, as it takes about as long for many rows as for one.
         rows, feasible = self.space.snap(np.concatenate([*moved, centres[:0]]))
         return rows[feasible]
