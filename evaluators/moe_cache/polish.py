@@ -241,7 +241,9 @@ def choose(changes: Sequence[Change], free: int) -> tuple[float, list[Change]]:
         middle = (low + high) / 2
         low, high = (middle, high) if _taken(_cheapest(changes, middle)) > free else (low, middle)
     fits, mended = _cheapest(changes, high), _mended(_cheapest(changes, low), free)
-    return high, min(_filled(fits, changes, free), mended, key=_ms)
+    best = min(_filled(fits, changes, free), mended, key=_ms)
+    # At a price at which a large change may be taken or left, bytes may be given for it that the others do not pay for.
+    return high, best if free < 0 or _ms(best) <= 0.0 else _filled([], changes, free)
 
 
 def _filled(chosen: list[Change], changes: Sequence[Change], free: int) -> list[Change]:

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from evaluators.moe_cache.plan import CachePlan
@@ -81,7 +81,13 @@ def changes(draw: st.DrawFn) -> list[Change]:
     ]
 
 
+GIFT_FOR_NOTHING = [
+    Change(0, Share(0, 0), -4.0, 3), Change(1, Share(1, 0), 3.0, -3), Change(2, Share(2, 0), -2.0, 1)
+]  # fmt: skip
+
+
 @given(changes(), st.integers(0, 40))
+@example(GIFT_FOR_NOTHING, 0)
 @settings(max_examples=200, deadline=None)
 def test_the_knapsack_is_filled_with_what_fits_and_optimally_where_all_fits(around: list[Change], free: int) -> None:
     _, chosen = choose(around, free)
