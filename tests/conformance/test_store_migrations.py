@@ -19,15 +19,20 @@ from tests.conformance.store_helpers import begin, new_study
 MIGRATIONS = Path(engine.__file__).parent / "migrations"
 
 
+def on(connection: sa.Connection) -> Config:
+    """What alembic is told, to run our migrations on a connection."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["connection"] = connection
+    return config
+
+
 def made_by(revision: str, url: str) -> None:
     """A database as the version with that schema left it: one study whose only trial is done."""
     space = autotune.SearchSpace([autotune.Int("x", 0, 9)])
     made = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
     with made.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
+        command.upgrade(on(connection), revision)
         study = {
             "name": "old", "space": json.dumps(space.to_dict()),
             "space_hash": space.definition_hash(), "objectives": '["minimize value"]', "constraints": "[]",
@@ -51,11 +56,8 @@ def made_by(revision: str, url: str) -> None:
 @pytest.mark.parametrize("place", ["", "/{folder}/new.db"])
 def test_an_empty_sqlite_database_becomes_what_its_migrations_make(tmp_path: Path, place: str) -> None:
     migrated = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
     with migrated.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(on(connection), "head")
     new = Store(f"sqlite://{place.format(folder=tmp_path)}")
     asked = ("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name", "SELECT * FROM alembic_version")
     for question in asked:
@@ -117,11 +119,8 @@ def test_an_old_database_is_left_alone_by_who_only_reads(first: str) -> None:
 def test_the_migrations_lead_down_again(first: str) -> None:
     Store(first).close()
     made = sa.create_engine(first.replace("postgresql:", "postgresql+psycopg:"))
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
     with made.begin() as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, "0001")
+        command.downgrade(on(connection), "0001")
         columns = {column["name"] for column in sa.inspect(connection).get_columns("studies")}
         tables = set(sa.inspect(connection).get_table_names())
     assert not columns & {"strategy_options", "sources", "owner", "archived_at", "stop_requested_at", "store_s"}
